@@ -1,0 +1,22 @@
+# Two commands: `make repro` and `make test`. Both make the environment first where it is missing or out of date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lint
+
+repro: $(BIN)/.installed
+	dvc repro
+
+test: $(BIN)/.installed
+	pytest
+
+lint: $(BIN)/.installed
+	ruff check .
+
+$(BIN)/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else "error: Sonopair needs Python 3.11 or 3.12; name one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@

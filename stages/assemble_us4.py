@@ -1,0 +1,133 @@
+"""Frame stores of the chosen sources → one pretraining set, with an audit of what was left out and why.
+
+reads   data/frames/<source>/           frame stores of the sources, and of the evaluation tasks (their clips never enter)
+writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
+        data/us4/frames.csv             row, clip, frame, time_s
+        data/us4/clips.csv              clip (source/clip), source, patient, label, pooled_class, split, fps, first, frames
+        reports/us4_audit.csv           source, outcome, reason, clips, frames, names
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages.lib import store
+from stages.lib.params import UserError, require, run
+from stages.lib.tasks import groups, task_clips
+
+OUTCOMES = ["train", "held_out", "left_out", "frames_dropped"]
+
+
+def main(
+    seed: int,
+    sources: list,
+    held_out_fraction: float,
+    classes: dict,
+    extract_frames: dict,
+    finetune: dict,
+    tasks: dict,
+) -> None:
+    """Assemble the pretraining set (US-4 of Chen et al. 2021 where the sources are its four).
+
+    Args:
+        seed: of the split.
+        sources: whose clips enter.
+        held_out_fraction: of each source's patients (or clips, where patients are unknown), kept for the held-out loss.
+        classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
+        extract_frames: {sources}: those that have been extracted.
+        finetune: {tasks}: those whose clips must not enter.
+        tasks: classes and subsets of each task.
+    """
+    require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
+    require(0 < held_out_fraction < 1, f"params.yaml: assemble_us4.held_out_fraction is {held_out_fraction}; it needs 0 … 1")
+    wanted = [*sources, *finetune["tasks"]]
+    absent = [name for name in wanted if name not in extract_frames["sources"]]
+    require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4 or finetune asks for it")
+
+    rng = np.random.default_rng(seed)
+    evaluated = evaluation_clips(finetune["tasks"], tasks)
+    clips = pd.concat([read_source(source, classes, evaluated, held_out_fraction, rng) for source in sources])
+    clips = clips.reset_index(drop=True)
+    if not (clips["left_out"] == "").any():
+        reasons = "; ".join(sorted(set(clips["left_out"])))
+        raise UserError(f"no clip of {', '.join(sources)} is left to pretrain on: {reasons}")
+    with store.replacing("data/us4") as folder:
+        write(clips[clips["left_out"] == ""], folder)
+    Path("reports").mkdir(exist_ok=True)
+    audit(clips).to_csv("reports/us4_audit.csv", index=False)
+    counts = clips["split"].value_counts()
+    print(f"data/us4: {counts.get('train', 0)} clips to train on, {counts.get('held_out', 0)} held out, "
+          f"{(clips['left_out'] != '').sum()} left out (reports/us4_audit.csv says why)")
+
+
+def evaluation_clips(names: list, tasks: dict) -> dict[str, str]:
+    """Checksum of a clip → which clip of which task it is."""
+    found = {}
+    for name in names:
+        clips = task_clips(name, tasks)
+        used = clips[clips["left_out"] == ""]
+        found |= {checksum: f"{name}/{clip}" for checksum, clip in zip(used["checksum"], used["clip"], strict=True)}
+    return found
+
+
+def read_source(source: str, classes: dict, evaluated: dict, fraction: float, rng: np.random.Generator) -> pd.DataFrame:
+    """The clip table of one source with columns source, pooled_class, split and, where it applies, one more reason."""
+    clips = store.table(Path("data/frames", source, "clips.csv"))
+    pooled = {label: name for name, labels in classes.items() for label in labels}
+    same = clips["checksum"].map(evaluated)
+    free = clips["left_out"] == ""
+    clips["left_out"] = clips["left_out"].mask(free & same.notna(), "is the evaluation clip " + same.fillna(""))
+    clips["pooled_class"] = (source + "/" + clips["label"]).map(pooled).fillna("")
+    clips["source"] = source
+    kept = clips[clips["left_out"] == ""]
+    clips["split"] = split(groups(kept), fraction, rng).reindex(clips.index, fill_value="")
+    return clips
+
+
+def split(group: pd.Series, fraction: float, rng: np.random.Generator) -> pd.Series:
+    """train or held_out for each clip, whole groups at a time; a single group trains."""
+    names = np.sort(group.unique())
+    held_out = rng.permutation(names)[: round(fraction * len(names))]
+    return pd.Series(np.where(group.isin(held_out), "held_out", "train"), index=group.index)
+
+
+def write(clips: pd.DataFrame, folder: Path) -> None:
+    """Copy the kept clips' frames one source after the other into `folder`, and the tables that describe them."""
+    total = int(clips["frames_kept"].sum())
+    size = store.read(Path("data/frames", clips["source"].iloc[0])).frames.shape[1:]
+    frames = np.lib.format.open_memmap(folder / "frames.npy", mode="w+", dtype=np.uint8, shape=(total, *size))
+    tables, filled = [], 0
+    for source, part in clips.groupby("source", sort=False):
+        have = store.read(Path("data/frames", source))
+        require(have.frames.shape[1:] == size, f"data/frames/{source} has frames of {have.frames.shape[1:]}, not {size}; "
+                "run `dvc repro` to extract all sources at one size")
+        rows = have.frame_table[have.frame_table["clip"].isin(part["clip"])]
+        frames[filled : filled + len(rows)] = have.frames[rows["row"].to_numpy()]
+        tables.append(rows.assign(clip=source + "/" + rows["clip"]))
+        filled += len(rows)
+    frames.flush()
+    table = pd.concat(tables).reset_index(drop=True)
+    table.assign(row=table.index)[["row", "clip", "frame", "time_s"]].to_csv(folder / "frames.csv", index=False)
+    kept = clips.assign(clip=clips["source"] + "/" + clips["clip"], frames=clips["frames_kept"])
+    kept["first"] = kept["frames"].cumsum() - kept["frames"]
+    columns = ["clip", "source", "patient", "label", "pooled_class", "split", "fps", "first", "frames"]
+    kept[columns].to_csv(folder / "clips.csv", index=False)
+
+
+def audit(clips: pd.DataFrame) -> pd.DataFrame:
+    """Clips and frames in and out, by source, outcome and reason; clips left out or thinned are named."""
+    taken = clips.assign(outcome=clips["split"].where(clips["left_out"] == "", "left_out"), frames=clips["frames_kept"])
+    black = clips[(clips["left_out"] == "") & (clips["frames_black"] > 0)]
+    black = black.assign(outcome="frames_dropped", left_out="all-black frames", frames=black["frames_black"])
+    rows = pd.concat([taken, black]).rename(columns={"left_out": "reason"})
+    rows["names"] = rows["clip"].where(rows["reason"] != "", "")
+    table = rows.groupby(["source", "outcome", "reason"], as_index=False).agg(
+        clips=("clip", "size"), frames=("frames", "sum"), names=("names", lambda names: "; ".join(filter(None, names)))
+    )
+    order = table["outcome"].map(OUTCOMES.index)
+    return table.assign(order=order).sort_values(["source", "order", "reason"]).drop(columns="order")
+
+
+if __name__ == "__main__":
+    run(main, stage="assemble_us4")

@@ -1,0 +1,210 @@
+"""One evaluation task: folds by patient, train on all but one, predict the held-out patients.
+
+reads   data/frames/<task>/                 frame store of the source of the same name
+        models/pretrained.safetensors       the backbone's architecture and, for `init: pretrained`, its weights
+writes  data/folds/<task>.csv               clip, patient, label, fold (empty if left out), left_out (the reason)
+        reports/predictions/<task>.csv      a row per held-out frame: clip, patient, fold, frame, label, p_<class> …
+        reports/finetune/<task>.csv         a row per fold and epoch: fold, epoch, loss, held_out_correct, held_out_frames
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from sklearn.model_selection import StratifiedGroupKFold
+
+from stages.lib import store
+from stages.lib.networks import Backbone, Classifier
+from stages.lib.params import checked, require, run
+from stages.lib.resume import Resume
+from stages.lib.tasks import groups, task_clips
+from stages.lib.training import autocast, cosine, device, generator, progress, set_learning_rate
+from stages.lib.training import optimizer as make_optimizer
+from stages.lib.views import Views
+
+PRETRAINED = Path("models/pretrained.safetensors")
+INITS = ("random", "pretrained")
+
+
+def main(
+    seed: int,
+    task: str,
+    init: str,
+    trainable: str,
+    folds: int,
+    fold_seed: int,
+    epochs: int,
+    batch_size: int,
+    optimizer: dict,
+    views: dict,
+    tasks: dict,
+) -> None:
+    """Cross-validate one task; every patient is predicted once, by the network that never saw one of their frames.
+
+    Args:
+        seed: of initial weights, order of frames and views.
+        task: name of the task, its source and its block in `tasks`.
+        init: random | pretrained, the backbone's weights before fine-tuning.
+        trainable: last_block | head | all; what trains beside the new classifier.
+        folds: into how many parts the patients are divided.
+        fold_seed: of the division, apart from `seed`, so that runs of several seeds share their folds.
+        epochs: passes over the training frames; the last epoch's weights predict.
+        batch_size: frames per step.
+        optimizer: {name, learning_rate, weight_decay, constant_fraction}.
+        views: augmentation of the training frames.
+        tasks: classes and subsets of each task.
+    """
+    require(init in INITS, f"params.yaml: finetune.init is {init!r}; choose from {', '.join(INITS)}")
+    require(epochs > 0, f"params.yaml: finetune.epochs is {epochs}; it must be at least 1")
+    require(batch_size > 1, f"params.yaml: finetune.batch_size is {batch_size}; it must be at least 2")
+    clips = with_folds(task_clips(task, tasks), task, folds, fold_seed)
+    classes = tasks[task]["classes"]
+    absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
+    require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
+            f"tasks.{task}.classes or add clips")
+    where = device()
+    frames, table = load_frames(task, clips)
+    frames = frames.to(where)                                                   # N x 1 x H x W, uint8
+    labels = torch.tensor([classes.index(label) for label in table["label"]], device=where)
+    views = Views(**checked(Views, views, {key: f"finetune.views.{key}" for key in views}))
+
+    facts = {"seed": seed, "folds": folds, "fold_seed": fold_seed, "init": init, "trainable": trainable, "epochs": epochs,
+             "batch_size": batch_size, "optimizer": optimizer, "views": vars(views), "classes": classes, "device": where.type}
+    inputs = [PRETRAINED, Path(f"data/frames/{task}/frames.npy"), Path(f"data/frames/{task}/clips.csv"), Path(__file__)]
+    resume = Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *sorted(Path(__file__).parent.glob("lib/*.py"))])
+    state = resume.load() or {"predicted": torch.zeros(len(table), len(classes)), "rows": []}
+    predicted, rows = state["predicted"], state["rows"]
+
+    steps_done = progress(range(len(rows), folds * epochs), folds * epochs, f"finetune {task}: epoch")
+    for fold in range(len(rows) // epochs, folds):
+        held_out = torch.tensor(table["fold"].to_numpy(dtype=int) == fold, device=where)
+        check_apart(table, held_out.cpu().numpy())
+        torch.manual_seed(seed * folds + fold)
+        network = Classifier(initial(init), len(classes)).to(where)
+        network.train_only(trainable)
+        draw = generator(seed * folds + fold, where)
+        epoch_losses = train(network, frames, labels, ~held_out, views, optimizer, epochs, batch_size, draw)
+        for epoch, loss in enumerate(epoch_losses):
+            probabilities = predict(network, frames[held_out], views)
+            correct = int((probabilities.argmax(1) == labels[held_out]).sum())
+            rows.append({"fold": fold, "epoch": epoch, "loss": loss, "held_out_correct": correct,
+                         "held_out_frames": int(held_out.sum())})
+            next(steps_done)
+        predicted[held_out.cpu()] = probabilities.cpu()                         # of the last epoch, whatever the others gave
+        resume.save(predicted=predicted, rows=rows)
+
+    write(task, clips, table, classes, predicted, rows)
+    resume.remove()
+
+
+def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd.DataFrame:
+    """The clip table with a column `fold`: patients whole, classes in like parts; <NA> for clips that are left out.
+
+    Raises:
+        UserError: fewer patients than folds.
+    """
+    used = clips[clips["left_out"] == ""]
+    patients = groups(used)
+    require(2 <= folds <= patients.nunique(), f"params.yaml: finetune.folds is {folds}; task {task} has "
+            f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
+    division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
+    fold = pd.Series(pd.NA, index=clips.index, dtype="Int64")
+    for number, (_, held_out) in enumerate(division):
+        fold[used.index[held_out]] = number
+    return clips.assign(fold=fold)
+
+
+def load_frames(task: str, clips: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
+    """The frames of the clips that have a fold, [N, 1, H, W] uint8, and a row each: clip, frame, patient, label, fold."""
+    data = store.read(f"data/frames/{task}")
+    used = clips.loc[clips["left_out"] == "", ["clip", "patient", "label", "fold"]]
+    table = data.frame_table.merge(used.assign(group=groups(used)), on="clip", sort=False).sort_values("row")
+    return torch.from_numpy(data.frames[table["row"].to_numpy()]).unsqueeze(1), table.reset_index(drop=True)
+
+
+def check_apart(table: pd.DataFrame, held_out: np.ndarray) -> None:
+    """Raise AssertionError if a patient has frames on both sides of the split."""
+    both = set(table["group"][held_out]) & set(table["group"][~held_out])
+    assert not both, f"patients on both sides of a fold: {sorted(both)}"
+
+
+def initial(init: str) -> Backbone:
+    """The backbone before fine-tuning, of the pretrained one's architecture."""
+    with safe_open(PRETRAINED, framework="pt") as file:
+        backbone = Backbone(file.metadata()["arch"])
+        if init == "pretrained":
+            backbone.network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    return backbone
+
+
+def train(
+    network: Classifier,
+    frames: torch.Tensor,
+    labels: torch.Tensor,
+    training: torch.Tensor,
+    views: Views,
+    settings: dict,
+    epochs: int,
+    batch_size: int,
+    draw: torch.Generator,
+) -> Iterator[float]:
+    """Train on the frames where `training` [N] holds; yields the mean loss after every epoch."""
+    rows = training.nonzero().flatten()
+    rows_per_epoch = len(rows) - (len(rows) % batch_size == 1)                  # batch norm cannot take a batch of one
+    steps = math.ceil(rows_per_epoch / batch_size)
+    settings = dict(settings)
+    schedule = cosine(settings["learning_rate"], settings.pop("constant_fraction"), epochs * steps)
+    descent = make_optimizer(network.parameters(), **settings)
+    for epoch in range(epochs):
+        network.train()
+        order = rows[torch.randperm(len(rows), generator=draw, device=draw.device)[:rows_per_epoch]]
+        total = 0.0
+        for step, chosen in enumerate(order.split(batch_size), epoch * steps):
+            set_learning_rate(descent, schedule(step))
+            seen = views.normalise(views(frames[chosen].float() / 255, draw))   # B x 1 x H x W
+            with autocast(frames.device):
+                logits = network(seen)
+            loss = F.cross_entropy(logits.float(), labels[chosen])
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+            total += loss.detach() * len(chosen)
+        yield float(total) / rows_per_epoch
+
+
+@torch.no_grad()
+def predict(network: Classifier, frames: torch.Tensor, views: Views) -> torch.Tensor:
+    """Class probabilities [N, classes] of frames [N, 1, H, W] uint8, as they are: no augmentation, running statistics."""
+    network.eval()
+    with autocast(frames.device):
+        logits = [network(views.normalise(part.float() / 255)) for part in frames.split(256)]
+    return torch.cat(logits).float().softmax(1)
+
+
+def write(
+    task: str, clips: pd.DataFrame, table: pd.DataFrame, classes: list, predicted: torch.Tensor, rows: list[dict]
+) -> None:
+    """The folds, the predictions and the epochs of a task, as csv."""
+    columns = {f"p_{name}": predicted[:, number].numpy().round(6) for number, name in enumerate(classes)}
+    predictions = table[["clip", "patient", "fold", "frame", "label"]].assign(**columns)
+    outputs = {
+        f"data/folds/{task}.csv": clips[["clip", "patient", "label", "fold", "left_out"]],
+        f"reports/predictions/{task}.csv": predictions,
+        f"reports/finetune/{task}.csv": pd.DataFrame(rows),
+    }
+    for path, output in outputs.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        output.to_csv(path, index=False)
+    accuracy = (predictions[list(columns)].to_numpy().argmax(1) == table["label"].map(classes.index)).mean()
+    print(f"reports/predictions/{task}.csv: {len(table)} held-out frames of {table['clip'].nunique()} clips, frame accuracy "
+          f"{accuracy:.3f}; `dvc repro` goes on to reports/report.html")
+
+
+if __name__ == "__main__":
+    run(main, stage=f"finetune@{sys.argv[1]}", task=sys.argv[1])

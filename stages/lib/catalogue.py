@@ -1,0 +1,126 @@
+"""What the sources share: which files are clips, in which order, and the table that `clips(folder)` returns."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from stages.lib.params import UserError, require
+
+COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "left_out"]
+VIDEOS = set(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
+IMAGES = set(".bmp .jpeg .jpg .pgm .png .tif .tiff .webp".split())
+NOTES = set(".csv .db .dvc .html .ini .json .md .pdf .txt .xlsx .xml .yaml".split())
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file name ends like a still image's, in small or capital letters."""
+    return path.suffix.lower() in IMAGES
+
+
+def natural(path: Path) -> tuple:
+    """Sort key by which `frame 2` comes before `frame 10`."""
+    parts = re.split(r"([0-9]+)", path.as_posix())
+    return [int(part) if part.isdecimal() else part for part in parts], path.as_posix()
+
+
+def images(folder: Path) -> list[Path]:
+    """The image files directly in `folder`, in natural order; none where there is no such folder."""
+    return sorted((path for path in folder.glob("*") if is_image(path) and path.is_file()), key=natural)
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Everything at or below `folder` that is meant as a clip.
+
+    Returns:
+        Video files; folders that hold images, `folder` itself included; and files of any other kind but notes, tables
+        and licences: those are no clips, but the user must hear of them.
+    """
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [Path(place)] if any(map(is_image, files)) else []
+        found += [path for path in files if not is_image(path) and not _is_note(path)]
+    return sorted(found, key=natural)
+
+
+def by_class(folder: Path, labels: tuple[str, ...]) -> Iterator[tuple[Path, str, str]]:
+    """Clips in folders named like the labels; images directly in a label's folder are clips of one frame.
+
+    Returns:
+        (path, label, reason to leave it out or '') of each; a clip elsewhere below `folder` has the label ''.
+    """
+    for path in recordings(folder):
+        place = path.relative_to(folder).parts
+        label = place[0] if place and place[0] in labels else ""
+        reason = "" if label else f"label unknown: not in one of the folders {', '.join(labels)}"
+        for clip in images(path) if path.is_dir() and len(place) < 2 else [path]:
+            yield clip, label, reason
+
+
+def listed(lists: list[Path], folder: Path, labels: dict[str, str]) -> list[tuple[Path, str, str]]:
+    """Images of `folder` with the labels that lists of lines `file,number` give them.
+
+    Args:
+        lists: csv files without a header.
+        labels: number → label.
+
+    Returns:
+        (path, label, reason to leave it out or '') of every image that is listed or there.
+
+    Raises:
+        UserError: there are images, and a list is missing or no such csv.
+    """
+    there = images(folder)
+    found = []
+    for path in lists if there else []:
+        try:
+            entries = pd.read_csv(path, names=["file", "number"], dtype=str, keep_default_na=False)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"{path} must name the labels, in lines `file,number` ({error})") from None
+        for name, number in zip(entries["file"].str.strip(), entries["number"].str.strip(), strict=True):
+            reason = "" if number in labels else f"label {number!r} in {path.name} is none of {', '.join(labels)}"
+            found.append((folder / name, labels.get(number, ""), reason))
+    known = {path for path, _, _ in found}
+    return found + [(path, "", f"label unknown: no line in {lists[0].name}") for path in there if path not in known]
+
+
+def row(
+    folder: Path,
+    path: Path,
+    label: str,
+    patient: str = "",
+    subset: str = "",
+    left_out: str = "",
+    clip: str = "",
+    fps: float = float("nan"),
+) -> dict:
+    """A line of the table; `clip`, the id, is the path below `folder` if not given."""
+    if not left_out and path.is_file() and path.suffix.lower() not in VIDEOS | IMAGES:
+        kind = path.suffix or "no suffix"
+        left_out = f"neither a video nor an image file that can be read ({kind}): convert it to mp4 or png"
+    clip = clip or path.relative_to(folder).as_posix()
+    return dict(zip(COLUMNS, (clip, path.as_posix(), patient, label, subset, fps, left_out), strict=True))
+
+
+def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
+    """The rows as a table sorted by clip id.
+
+    Args:
+        rows: what `row` returned, in any order.
+        folder: the source's folder, for the sentence that the user reads.
+        layout: what should lie in it.
+
+    Raises:
+        UserError: there is no such folder, or no clip in it.
+    """
+    require(folder.is_dir(), f"{folder} is missing: put the data set there, or link it: {layout}")
+    require(bool(rows), f"{folder} holds no clip; it should hold {layout}")
+    return pd.DataFrame(rows).sort_values("clip", kind="stable", ignore_index=True)
+
+
+def _is_note(path: Path) -> bool:
+    return path.suffix.lower() in NOTES or path.stem.upper() in {"LICENSE", "LICENCE", "README", "CITATION"}

@@ -1,0 +1,91 @@
+"""Figures of the report as inline SVG whose colours the page sets, so that they follow its light and dark theme."""
+
+import io
+import re
+
+import matplotlib
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Colours that stand for a CSS value of the page until the SVG is written.
+INK, LINE = "#010101", "#020202"
+SERIES = [f"#0300{number:02x}" for number in range(1, 7)]
+PAGE = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{n})" for n, c in enumerate(SERIES, start=1)}
+DASHES = ["-", (0, (5, 2)), (0, (2, 2)), "-.", (0, (8, 2)), ":"]  # told apart without colour too
+
+matplotlib.rcParams.update(
+    {
+        "svg.fonttype": "none",  # text stays text: the page's font, searchable, read aloud
+        "text.parse_math": False,  # a class name may hold a dollar sign
+        "font.size": 10,
+        "axes.edgecolor": LINE,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": LINE,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "lines.linewidth": 1.8,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+        **dict.fromkeys(("xtick.color", "ytick.color"), LINE),
+    }
+)
+
+
+def roc(curves: pd.DataFrame, auroc: dict[str, float], name: str) -> Markup:
+    """ROC curves, one line per class.
+
+    Args:
+        curves: class, fpr, tpr.
+        auroc: class → area under its curve, for the legend.
+        name: distinguishes the ids in this SVG from those of the page's other figures.
+    """
+    figure, axes = _axes(3.7, 3.7)
+    axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+    for number, (label, curve) in enumerate(curves.groupby("class", sort=False)):
+        style = {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
+        axes.plot(curve["fpr"], curve["tpr"], label=f"{label} {auroc[label]:.3f}", **style)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.legend(loc="lower right", title="AUROC")
+    return _svg(figure, name)
+
+
+def losses(epochs: pd.DataFrame, kept: int) -> Markup:
+    """Training and held-out loss over the epochs, with a mark at the epoch whose weights were kept.
+
+    Args:
+        epochs: epoch, loss, held_out_loss (may be empty where nothing was held out).
+        kept: that epoch.
+    """
+    figure, axes = _axes(4.0, 2.9)
+    marker = "o" if len(epochs) == 1 else None  # a line needs two points
+    for number, (column, label) in enumerate({"loss": "training", "held_out_loss": "held-out clips"}.items()):
+        style = {"color": SERIES[number], "linestyle": DASHES[number], "marker": marker}
+        axes.plot(epochs["epoch"], epochs[column], label=label, **style)
+    axes.axvline(kept, color=INK, linewidth=0.8, linestyle=DASHES[2], label=f"weights kept: epoch {kept}")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+    return _svg(figure, "losses")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of a size in inches: narrow, so that its text keeps its size on a phone."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, name: str) -> Markup:
+    """The figure as an <svg> element without XML header, metadata or ids that another figure of the page has too."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    for colour, value in PAGE.items():
+        svg = svg.replace(colour, value)
+    return Markup(svg)

@@ -1,0 +1,82 @@
+"""Networks: any torchvision classifier as a backbone for grey frames, and the heads that stand on it."""
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from stages.lib.params import UserError, require
+
+
+class Backbone(nn.Module):
+    """A torchvision classifier without its last linear layer: grey frames [B, 1, H, W] → features [B, feature_width].
+
+    The network keeps torchvision's three input channels and key names, so that its weights go to and fro unchanged;
+    a grey frame is shown to all three.
+
+    Raises:
+        UserError: `arch` is no classifier of torchvision, or one that does not end in a linear layer.
+    """
+
+    def __init__(self, arch: str):
+        super().__init__()
+        choices = torchvision.models.list_models(module=torchvision.models)
+        require(arch in choices, f"params.yaml: pretrain.arch is {arch!r}; choose from {', '.join(choices)}")
+        self.network = torchvision.models.get_model(arch, weights=None)
+        names = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
+        if not names or getattr(self.network, "aux_logits", False):
+            raise UserError(f"params.yaml: pretrain.arch {arch!r} does not end in one linear layer; choose another")
+        self.feature_width = self.network.get_submodule(names[-1]).in_features
+        self.head = names[-1].partition(".")[0]
+        self.network.set_submodule(names[-1], nn.Identity())
+        self.network.to(memory_format=torch.channels_last)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        three = frames.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)      # B x 3 x H x W
+        return self.network(three)                                                              # B x F
+
+    def last_block(self) -> nn.Module:
+        """The last block of layers before the classifier: `layer4[1]` of ResNet-18, `features[-1]` of EfficientNet."""
+        children = [child for name, child in self.network.named_children() if name != self.head and _has_weights(child)]
+        while True:
+            block = children[-1]
+            children = [child for child in block.children() if _has_weights(child)]
+            leaves = not any(list(child.children()) for child in children)
+            if leaves or not isinstance(block, nn.Sequential):
+                return block
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+class Classifier(nn.Module):
+    """A backbone and one linear layer: grey frames [B, 1, H, W] → logits [B, classes]."""
+
+    def __init__(self, backbone: Backbone, classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.linear = nn.Linear(backbone.feature_width, classes)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.backbone(frames))
+
+    def train_only(self, part: str) -> None:
+        """Freeze the backbone but for `part`: last_block, head (nothing of it) or all; what is frozen builds no graph."""
+        parts = {"head": self.linear, "last_block": self.backbone.last_block(), "all": self.backbone}
+        require(part in parts, f"params.yaml: finetune.trainable is {part!r}; choose from {', '.join(parts)}")
+        self.requires_grad_(False)
+        parts[part].requires_grad_(True)
+        self.linear.requires_grad_(True)
+
+
+def projection_head(feature_width: int, hidden_width: int, embedding_width: int) -> nn.Sequential:
+    """Two linear layers with a ReLU between them (Chen et al. 2020, Sec. 2.1): [B, F] → [B, D], not yet unit length."""
+    return nn.Sequential(
+        nn.Linear(feature_width, hidden_width), nn.ReLU(inplace=True), nn.Linear(hidden_width, embedding_width)
+    )
+
+
+def unit(embedding: torch.Tensor) -> torch.Tensor:
+    """Embeddings [B, D] scaled to unit length, in single precision or better whatever autocast chose."""
+    return F.normalize(embedding.float() if embedding.dtype == torch.bfloat16 else embedding, dim=1)

@@ -1,0 +1,80 @@
+"""Parameters of a stage: read what dvc.yaml declares, check it against the stage's main(), call it."""
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable
+
+import dvc.api
+
+
+KINDS = {int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a mapping", types.NoneType: "null"}
+
+
+class UserError(Exception):
+    """A mistake of the user's: one sentence that names the file or parameter and what to do about it."""
+
+
+def run(main: Callable, stage: str, **arguments) -> None:
+    """Call `main` with the parameters that dvc.yaml declares for `stage`; a UserError becomes one line and exit status 1.
+
+    Args:
+        main: the stage's function. Its keyword arguments are the keys of the params block named like the stage, and the
+            top-level parameters and blocks that the stage declares beside it (`seed`, `collection`, …).
+        stage: the name in dvc.yaml, with the item of a matrix: `extract_frames@pocus`.
+        arguments: keyword arguments that come from the command line (the source, the task).
+    """
+    try:
+        declared = dvc.api.params_show(stages=stage)
+        block = stage.partition("@")[0]
+        values = declared.pop(block, {})
+        names = {key: f"{block}.{key}" for key in values} | {key: key for key in declared}
+        main(**checked(main, values | declared | arguments, names))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def checked(function: Callable, values: dict, names: dict[str, str]) -> dict:
+    """Return `values` if they are just the keyword arguments of `function`, each of its annotated type.
+
+    Args:
+        function: a function or class with annotated arguments.
+        values: argument → value.
+        names: argument → its full name in params.yaml, for the sentence that the user reads.
+
+    Raises:
+        UserError: an unknown key, a missing key, or a value of another type.
+    """
+    expected = {
+        key: parameter.annotation
+        for key, parameter in inspect.signature(function).parameters.items()
+        if key in values or parameter.default is parameter.empty
+    }
+    for key in values.keys() - expected.keys():
+        raise UserError(f"params.yaml: {names.get(key, key)} is not a parameter; choose from {', '.join(sorted(expected))}")
+    for key in expected.keys() - values.keys():
+        raise UserError(f"params.yaml: {key} is missing ({function.__module__} needs it)")
+    for key, value in values.items():
+        if not _is_a(value, expected[key]):
+            kinds = " or ".join(KINDS.get(kind, str(kind)) for kind in typing.get_args(expected[key]) or [expected[key]])
+            raise UserError(f"params.yaml: {names.get(key, key)} is {value!r}; it must be {kinds}")
+    return values
+
+
+def _is_a(value, annotation) -> bool:
+    """Whether a YAML value has the annotated type; whole numbers are also numbers, truth values are not."""
+    if annotation is inspect.Parameter.empty:
+        return True
+    if isinstance(annotation, types.UnionType):
+        return any(_is_a(value, choice) for choice in typing.get_args(annotation))
+    kind = typing.get_origin(annotation) or annotation
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise UserError(sentence) unless the condition holds."""
+    if not condition:
+        raise UserError(sentence)

@@ -1,0 +1,58 @@
+"""Work on all cores: one job after the other in each process, and a job that ends its process costs that job alone."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+import cv2
+
+from stages.lib.params import UserError
+
+# Not by plain fork: a process in which OpenCV or torch have run threads leaves their locks to its children, which then hang.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["__main__", "cv2", "dvc.api", "pandas"])  # what takes long to import, once for all
+
+
+def workers() -> int:
+    """The number of processes: as many as there are cores, or what SONOPAIR_WORKERS says; it changes no result."""
+    wanted = os.environ.get("SONOPAIR_WORKERS") or str(os.cpu_count())
+    if not wanted.isdecimal() or int(wanted) == 0:
+        raise UserError(f"SONOPAIR_WORKERS is {wanted!r}; it must be a number of processes, 1 or more")
+    return int(wanted)
+
+
+def each(work: Callable, jobs: dict[Hashable, tuple], count: int) -> Iterator[tuple[Hashable, object]]:
+    """Do all jobs, in `count` processes, and yield (key, result) as they get done.
+
+    Args:
+        work: called as work(*job); it and the jobs can be pickled.
+        jobs: key → arguments, in the order in which they start.
+
+    Returns:
+        For a job that raises, the exception as its result; for one that ends its process, a BrokenProcessPool. After
+        such an end the jobs that may have caused it are done anew, each in a process of its own.
+    """
+    pool = ProcessPoolExecutor(count, CONTEXT, _prepare)
+    futures = {pool.submit(work, *job): key for key, job in jobs.items()}
+    unfinished = dict(jobs)
+    try:
+        for future in as_completed(futures):
+            error = future.exception()
+            if not isinstance(error, BrokenProcessPool) or len(jobs) == 1:
+                del unfinished[futures[future]]
+                yield futures[future], error or future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for key in list(unfinished)[: 2 * count + 1]:  # the pool hands out so many ahead of time
+        yield from each(work, {key: unfinished.pop(key)}, 1)
+    if unfinished:
+        yield from each(work, unfinished, count)
+
+
+def _prepare() -> None:
+    """Decoders write to the terminal whatever Python says; and the cores are shared out by jobs, not by threads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno())
+    cv2.setNumThreads(1)

@@ -1,0 +1,115 @@
+"""Views: batched random augmentation of grey frames, all samples at once, on whatever device they are."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from stages.lib.params import require
+
+TRIES = 10  # torchvision.transforms.RandomResizedCrop gives up after as many, too
+
+
+class Views:
+    """Random resized crop, horizontal flip, brightness and contrast; parameters drawn for each sample on its own.
+
+    In distribution the same as torchvision's RandomResizedCrop (bilinear), RandomHorizontalFlip and
+    ColorJitter(brightness, contrast) on one frame at a time, in two or three tensor operations for the whole batch.
+
+    Args:
+        crop_scale: smallest and largest area of the crop, as fractions of the frame's.
+        crop_ratio: smallest and largest width / height of the crop.
+        flip_probability: of a horizontal flip.
+        brightness, contrast: half width of the range around 1 from which the factor is drawn; 0 leaves it out.
+        mean, std: of the grey values (0 to 1), subtracted and divided by at the end.
+    """
+
+    def __init__(
+        self,
+        crop_scale: list,
+        crop_ratio: list,
+        flip_probability: float,
+        brightness: float,
+        contrast: float,
+        mean: float,
+        std: float,
+    ):
+        require(0 < crop_scale[0] <= crop_scale[-1] <= 1, f"views.crop_scale is {crop_scale}; it needs 0 < least <= most <= 1")
+        require(0 < crop_ratio[0] <= crop_ratio[-1], f"views.crop_ratio is {crop_ratio}; it needs 0 < least <= most")
+        require(0 <= flip_probability <= 1, f"views.flip_probability is {flip_probability}; it is a probability, 0 to 1")
+        require(min(brightness, contrast) >= 0, "views.brightness and views.contrast cannot be negative")
+        require(std > 0, f"views.std is {std}; it must be above 0")
+        self.crop_scale, self.crop_ratio, self.flip_probability = crop_scale, crop_ratio, flip_probability
+        self.brightness, self.contrast, self.mean, self.std = brightness, contrast, mean, std
+
+    def __call__(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One view of each frame, not yet normalised: [B, 1, H, W] in 0…1 → the same shape and range."""
+        height, width = frames.shape[-2:]
+        boxes = self.boxes(len(frames), height, width, generator)                        # B x 4
+        flips = _uniform(len(frames), generator=generator) < self.flip_probability       # B
+        return self.jitter(resized_crop(frames, boxes, flips), generator)
+
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Grey values 0…1 to zero mean and unit spread, as `mean` and `std` say."""
+        return (frames - self.mean) / self.std
+
+    def boxes(self, samples: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+        """Crops (left, top, width, height) in whole pixels, [B, 4].
+
+        A sample whose tries all fail keeps the whole frame, which is what torchvision does with square frames.
+        """
+        area = height * width * _uniform(samples, TRIES, generator=generator, low=self.crop_scale[0], high=self.crop_scale[-1])
+        log_ratio = [math.log(ratio) for ratio in self.crop_ratio]
+        ratio = _uniform(samples, TRIES, generator=generator, low=log_ratio[0], high=log_ratio[-1]).exp()
+        size = torch.stack([(area * ratio).sqrt().round(), (area / ratio).sqrt().round()], -1)      # B x TRIES x 2
+        whole = torch.tensor([width, height], dtype=size.dtype, device=size.device)
+        fits = ((size > 0) & (size <= whole)).all(-1)                                               # B x TRIES
+        first = fits.int().argmax(1)
+        size = torch.where(fits.any(1)[:, None], size[torch.arange(samples, device=size.device), first], whole)
+        corner = (_uniform(samples, 2, generator=generator) * (whole - size + 1)).floor()           # B x 2
+        return torch.cat([corner, size], 1)
+
+    def jitter(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Brightness and contrast, in an order drawn for each sample: x → clamp(f x + (1 − f) m), m = 0 or the mean."""
+        samples = len(frames)
+        factors = torch.stack(
+            [
+                _uniform(samples, generator=generator, low=max(0, 1 - reach), high=1 + reach)
+                for reach in (self.brightness, self.contrast)
+            ]
+        ).to(frames.dtype)                                                                          # 2 x B
+        contrast_first = _uniform(samples, generator=generator) < 0.5
+        for is_contrast in (contrast_first, ~contrast_first):
+            factor = torch.where(is_contrast, factors[1], factors[0])[:, None, None, None]
+            anchor = torch.where(is_contrast, frames.mean((1, 2, 3)), 0)[:, None, None, None]
+            frames = torch.lerp(anchor, frames, factor).clamp_(0, 1)
+        return frames
+
+
+def resized_crop(frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+    """Crop, resize back (bilinear) and flip, each sample by its own box, in one `grid_sample`.
+
+    Args:
+        frames: [B, 1, H, W].
+        boxes: left, top, width, height in pixels, [B, 4].
+        flips: which samples are mirrored left to right, [B].
+    """
+    height, width = frames.shape[-2:]
+    across = _positions(boxes[:, 0], boxes[:, 2], width)                                 # B x W
+    down = _positions(boxes[:, 1], boxes[:, 3], height)                                  # B x H
+    across = torch.where(flips[:, None], across.flip(1), across)
+    x = ((2 * across + 1) / width - 1)[:, None, :].expand(-1, height, -1)                # grid_sample's −1…1
+    y = ((2 * down + 1) / height - 1)[:, :, None].expand(-1, -1, width)
+    return F.grid_sample(frames, torch.stack([x, y], -1).to(frames.dtype), padding_mode="border", align_corners=False)
+
+
+def _positions(start: torch.Tensor, length: torch.Tensor, points: int) -> torch.Tensor:
+    """Where `points` pixels of a resized crop lie in the frame, [B, points]; never outside the crop, as in torchvision."""
+    step = (torch.arange(points, dtype=start.dtype, device=start.device) + 0.5) / points
+    inside = step * length[:, None] - 0.5
+    return start[:, None] + torch.minimum(inside.clamp(min=0), length[:, None] - 1)
+
+
+def _uniform(*shape: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+    """Uniform random numbers on the generator's device."""
+    return low + (high - low) * torch.rand(*shape, generator=generator, device=generator.device)

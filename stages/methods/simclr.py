@@ -1,0 +1,34 @@
+"""SimCLR: two views of a frame attract, all other frames of the batch repel (Chen et al. 2020, arXiv 2002.05709)."""
+
+import torch
+
+from stages.lib.clip_set import Clips, ClipSet
+from stages.lib.losses import nt_xent
+from stages.lib.method import ContrastiveMethod
+from stages.lib.networks import Backbone, projection_head, unit
+from stages.lib.params import require
+from stages.lib.views import Views
+
+
+class Method(ContrastiveMethod):
+    """A random frame of each clip, seen twice; NT-Xent on the projections.
+
+    Args:
+        temperature: τ of NT-Xent, above 0.
+        embedding_width: D, width of the projection.
+    """
+
+    def __init__(
+        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, temperature: float, embedding_width: int
+    ):
+        super().__init__(backbone, clip_set, views)
+        require(temperature > 0, f"params.yaml: methods.simclr.temperature is {temperature}; it must be above 0")
+        self.temperature = temperature
+        self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
+
+    def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
+        """NT-Xent of two views of one frame (Eq. 1); both views go through the network in one pass."""
+        views = self.views(frames[:, 0].repeat(2, 1, 1, 1), generator)                  # 2B x 1 x H x W
+        embedding = unit(self.projection_head(self.backbone(self.views.normalise(views))))      # 2B x D
+        left, right = embedding.chunk(2)
+        return nt_xent(left, right, self.temperature), {}

@@ -1,0 +1,92 @@
+"""USCL: pairs mixed from three frames of a clip, and labels where there are some (Chen et al. 2021, arXiv 2011.13066)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stages.lib.clip_set import Clips, ClipSet
+from stages.lib.losses import nt_xent
+from stages.lib.method import ContrastiveMethod
+from stages.lib.networks import Backbone, projection_head, unit
+from stages.lib.params import require
+from stages.lib.views import Views
+
+
+class Method(ContrastiveMethod):
+    """Sample pair generation, NT-Xent on the pairs and cross-entropy over the labelled clips.
+
+    Args:
+        temperature: τ of NT-Xent, above 0.
+        embedding_width: D, width of the projection.
+        mixing_alpha: α of λ ~ Beta(α, α), the weight of a view's own frame against the anchor.
+        label_weight: of the cross-entropy; 0 leaves the labels unused.
+        classifier_on: feature (as the paper draws it) or projection (as the authors' code has it).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        clip_set: ClipSet,
+        views: Views,
+        *,
+        temperature: float,
+        embedding_width: int,
+        mixing_alpha: float,
+        label_weight: float,
+        classifier_on: str,
+    ):
+        super().__init__(backbone, clip_set, views)
+        block = "params.yaml: methods.uscl"
+        require(temperature > 0, f"{block}.temperature is {temperature}; it must be above 0")
+        require(mixing_alpha > 0, f"{block}.mixing_alpha is {mixing_alpha}; it must be above 0")
+        require(label_weight >= 0, f"{block}.label_weight is {label_weight}; it cannot be negative")
+        widths = {"feature": backbone.feature_width, "projection": embedding_width}
+        require(classifier_on in widths, f"{block}.classifier_on is {classifier_on!r}; choose from {', '.join(widths)}")
+        self.temperature, self.mixing_alpha = temperature, mixing_alpha
+        self.label_weight, self.classifier_on = label_weight, classifier_on
+        self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
+        self.classifier = nn.Linear(widths[classifier_on], max(1, len(clip_set.classes)))
+
+    def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
+        """x1, x2 (the anchor), x3: three distinct frames in random order, [B, 3]; fewer are repeated in short clips.
+
+        In a clip of two frames x1 and x3 differ; `mixing` then leaves the anchor out.
+        """
+        keys = torch.rand(len(clips.count), max(3, self.clip_set.longest), generator=generator, device=generator.device)
+        beyond = torch.arange(keys.shape[1], device=keys.device) >= clips.count[:, None]
+        first, third, anchor = keys.masked_fill(beyond, -1).topk(3).indices.unbind(1)
+        last = clips.count - 1
+        return torch.stack([first, torch.minimum(anchor, last), torch.where(last > 0, third, first)], 1)
+
+    def mixing(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
+        """λ of each clip, [B, 1, 1, 1]: Beta(α, α) as a ratio of gamma variables; 1 for clips of fewer than three frames."""
+        alpha = torch.full((2, len(clips.count)), self.mixing_alpha, device=clips.count.device)
+        own, anchor = torch._standard_gamma(alpha, generator=generator).clamp_min(1e-30)
+        return torch.where(clips.count >= 3, own / (own + anchor), 1)[:, None, None, None]
+
+    def pairs(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample pair generation: λ x1 + (1 − λ) x2 and λ x3 + (1 − λ) x2, each frame augmented on its own before.
+
+        Args:
+            frames: x1, x2 (the anchor), x3 of each clip, [B, 3, 1, H, W].
+
+        Returns:
+            Two views [B, 1, H, W] of grey values 0…1.
+        """
+        seen = self.views(frames.flatten(0, 1), generator).unflatten(0, frames.shape[:2])       # B x 3 x 1 x H x W
+        first, anchor, third = seen.unbind(1)
+        mixing = self.mixing(clips, generator).to(frames.dtype)
+        return torch.lerp(anchor, first, mixing), torch.lerp(anchor, third, mixing)
+
+    def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
+        """NT-Xent + label_weight · (CE_i + CE_j); a batch without labels contributes 0 to the cross-entropy."""
+        views = torch.cat(self.pairs(frames, clips, generator))                         # 2B x 1 x H x W
+        feature = self.backbone(self.views.normalise(views))                            # 2B x F
+        projection = self.projection_head(feature)                                      # 2B x D
+        contrastive = nt_xent(*unit(projection).chunk(2), self.temperature)
+        logits = self.classifier(feature if self.classifier_on == "feature" else projection).float()
+        labels = clips.label.repeat(2)                                                  # 2B, −1 where unlabelled
+        terms = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        classification = 2 * terms / (labels >= 0).sum().clamp(min=1)                   # CE_i + CE_j, each a mean
+        loss = contrastive + self.label_weight * classification
+        return loss, {"contrastive": contrastive.detach(), "classification": classification.detach()}

@@ -1,0 +1,99 @@
+"""One phantom clip: who is scanned with what, its frames, its file or folder, its line of truth."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from stages.phantoms.gallbladder import SIGNS as GALLBLADDER_SIGNS
+from stages.phantoms.gallbladder import Gallbladder
+from stages.phantoms.liver import SCENES, Liver
+from stages.phantoms.lung import SIGNS as LUNG_SIGNS
+from stages.phantoms.lung import Lung
+from stages.phantoms.probe import Probe
+from stages.phantoms.scanner import Scanner
+from stages.phantoms.tissue import draw_signs
+
+CODECS = {"mp4": "mp4v", "mov": "mp4v", "avi": "MJPG"}
+RATES_HZ = (10, 12.5, 15, 20, 25, 30, 40, 50)
+GIF_RATES_HZ = (10, 12.5, 20, 25, 50)  # whole hundredths of a second from frame to frame
+
+
+class Clip(NamedTuple):
+    """A clip to make.
+
+    Attributes:
+        path: below the source's folder; a video, a jpg (one frame), or, without suffix, a folder of images.
+        patient: clips of one patient look alike; '' = nobody else's.
+        scene: the kind of phantom: a key of lung.SIGNS or gallbladder.SIGNS, a liver scene, or a stage of fibrosis.
+        probe: convex or linear.
+    """
+
+    source: str
+    path: str
+    patient: str
+    label: str
+    scene: str
+    probe: str = "convex"
+
+
+def record(clip: Clip, folder: Path, seed: int, seconds: float, max_frames: int) -> dict:
+    """Simulate a clip, write it below `folder`, and return its line of truth.
+
+    Its random numbers are spawned from the seed and its path, the patient's from the seed and the patient's name: they
+    depend on no other clip. `seconds` is the mean length; a clip of high frame rate is cut to `max_frames`.
+    """
+    rng = np.random.default_rng([seed, *f"{clip.source}/{clip.path}".encode()])
+    severity = rng.uniform()
+    phantom, scanner = scan(clip, severity, seed, rng)
+    suffix = Path(clip.path).suffix[1:].lower()
+    fps = float(rng.choice(GIF_RATES_HZ if suffix == "gif" else RATES_HZ))
+    count = 1 if suffix == "jpg" else min(max_frames, max(2, round(fps * seconds * rng.uniform(0.6, 1.4))))
+    frames = [scanner.frame(phantom.field(index / fps)) for index in range(count)]
+    if count > 1 and rng.random() < 0.15:
+        frames[0] = np.zeros_like(frames[0])                                  # as some scanners and editors leave it
+    images = "png" if clip.source == "clust" else rng.choice(["jpg", "png"])
+    write(folder / clip.source / clip.path, frames, fps, images)
+    facts = {"severity": round(severity, 3), "fps": fps if count > 1 else None, "frames": count, "duplicate_of": ""}
+    return clip._asdict() | {"path": clip.path.removesuffix("/Data")} | facts | phantom.signs
+
+
+def scan(clip: Clip, severity: float, seed: int, rng: np.random.Generator):
+    """The phantom and the scanner of a clip; `rng` draws what is the clip's own."""
+    patient = np.random.default_rng([seed, *f"{clip.source}/{clip.patient or clip.path}".encode(), 0])
+    if clip.source == "gallbladder":
+        probe = Probe.convex(patient, 75, 105)
+        phantom = Gallbladder(probe, draw_signs(GALLBLADDER_SIGNS[clip.scene], severity, rng), patient, rng)
+    elif clip.source == "clust":
+        probe = Probe.convex(patient, 110, 170)
+        phantom = Liver(probe, clip.scene, 2 * severity, patient, rng)
+    elif clip.source == "liver_fibrosis":
+        probe = Probe.convex(patient, 110, 170)
+        phantom = Liver(probe, rng.choice(SCENES), int(clip.scene[1]), patient, rng)
+    else:
+        probe = Probe.linear(patient, 35, 60) if clip.probe == "linear" else Probe.convex(patient, 85, 130)
+        phantom = Lung(probe, draw_signs(LUNG_SIGNS[clip.scene], severity, rng), patient, rng)
+    return phantom, Scanner(probe, patient, rng)
+
+
+def write(path: Path, frames: list[np.ndarray], fps: float, images: str) -> None:
+    """Write frames [H, W, 3] to a video or jpg, or, without a suffix, to a folder of `images` (jpg, or grey png)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.suffix[1:].lower()
+    if suffix == "jpg":
+        cv2.imwrite(str(path), frames[0])
+    elif suffix == "gif":
+        animation = cv2.Animation()
+        animation.frames, animation.durations = frames, [round(1000 / fps)] * len(frames)
+        cv2.imwriteanimation(str(path), animation)
+    elif suffix:
+        height, width = frames[0].shape[:2]
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODECS[suffix]), fps, (width, height))
+        for frame in frames:
+            video.write(frame)
+        video.release()
+    else:
+        path.mkdir()
+        for number, frame in enumerate(frames, 1):
+            cv2.imwrite(str(path / f"{number:05}.{images}"), frame[..., 1] if images == "png" else frame)

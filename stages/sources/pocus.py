@@ -1,0 +1,51 @@
+"""POCUS: lung videos of COVID-19, pneumonia and healthy lungs, the classification benchmark.
+
+Born et al., "Accelerating detection of lung pathologies with explainable ultrasound image analysis", Applied Sciences
+2021; github.com/jannisborn/covid19_ultrasound. The licences (CC BY, CC BY-NC(-SA), COVID-19 emergency) stand file by
+file in the catalogue, which also knows the patients. The beginning of the file name is the label:
+
+    [videos/]convex/                         Cov… Pneu… Reg… Vir…   .mp4 .avi .mov .mpeg .gif
+    [videos/]linear/[label_uncertain/]       also Vir_or_Pneu…
+    metadata.csv                             columns Filename (without suffix), Patient ID / Name;
+                                             or beside the folder: <folder>_metadata.csv
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from stages.lib import catalogue
+from stages.lib.params import UserError
+
+LAYOUT = "convex/ and linear/ with the videos, in videos/ or directly, and metadata.csv"
+LABELS = {"vir_or_pneu": "uncertain", "cov": "covid", "pneu": "pneumonia", "reg": "regular", "vir": "viral"}
+
+
+def clips(folder: Path) -> pd.DataFrame:
+    """The table of videos; the subset is the probe's, the patient '' where the catalogue names none.
+
+    Raises:
+        UserError: no folder, no video, no catalogue.
+    """
+    videos = folder / "videos" if (folder / "videos").is_dir() else folder
+    rows = []
+    for path, subset, reason in catalogue.by_class(videos, ("convex", "linear")):
+        label = next((LABELS[start] for start in LABELS if path.name.lower().startswith(start)), "")
+        reason = reason.replace("label", "probe") or ("" if label else "label unknown: not Cov…, Pneu…, Reg… or Vir…")
+        rows.append(catalogue.row(folder, path, label, subset=subset, left_out=reason))
+    table = catalogue.table(rows, folder, LAYOUT)
+    table["patient"] = table["path"].map(lambda path: Path(path).stem).map(_patients(folder)).fillna("")
+    return table
+
+
+def _patients(folder: Path) -> dict[str, str]:
+    """File name without suffix → patient, from the catalogue."""
+    path = folder / "metadata.csv"
+    path = path if path.exists() else folder.with_name(f"{folder.name}_metadata.csv")
+    try:
+        entries = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return dict(zip(entries["Filename"].str.strip(), entries["Patient ID / Name"].str.strip(), strict=True))
+    except FileNotFoundError:
+        raise UserError(f"{folder / 'metadata.csv'} is missing: fetch it with the data set, for its patients") from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} must be a csv with the columns Filename and Patient ID / Name ({error})") from None

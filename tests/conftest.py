@@ -1,0 +1,67 @@
+"""Small data sets that several tests use."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+CLIP_COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "height", "width", "frames_read", "frames_kept",
+                "frames_black", "checksum", "left_out"]
+
+
+def write_frame_store(folder, clips, size_px=32, seed=0):
+    """A frame store as extract_frames writes it, of clips given as dicts: clip, label, patient, frames_kept, …"""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    table = pd.DataFrame(clips)
+    defaults = {"path": table["clip"], "patient": "", "label": "", "subset": "", "fps": 25.0, "height": 200, "width": 200,
+                "frames_kept": 4, "frames_black": 0, "left_out": ""}
+    for name, value in defaults.items():
+        table[name] = table[name].fillna(value) if name in table else value
+    table["frames_kept"] = table["frames_kept"].where(table["left_out"] == "", 0).astype(int)
+    table["frames_read"] = table["frames_kept"] + table["frames_black"]
+    if "checksum" not in table:
+        table["checksum"] = folder.name + table["clip"]
+    counts = table["frames_kept"]
+    rows = table.loc[table.index.repeat(counts), ["clip"]].reset_index(drop=True)
+    rows["frame"] = rows.groupby("clip").cumcount()
+    rows["time_s"] = rows["frame"] / 3
+    rows.insert(0, "row", rows.index)
+    numbers = pd.factorize(table["label"])[0].repeat(counts)
+    texture = rng.normal(60, 10, (len(numbers), size_px, size_px)) + 40 * numbers[:, None, None]
+    np.save(folder / "frames.npy", texture.clip(0, 255).astype(np.uint8))
+    rows.to_csv(folder / "frames.csv", index=False)
+    table[CLIP_COLUMNS].to_csv(folder / "clips.csv", index=False)
+
+
+def write_us4(folder, clips, size_px=32, seed=0):
+    """A pretraining set as assemble_us4 writes it, of (frames, pooled_class, split) per clip."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    table = pd.DataFrame(clips, columns=["frames", "pooled_class", "split"])
+    table["clip"] = [f"source/{number}.mp4" for number in table.index]
+    table["first"] = table["frames"].cumsum() - table["frames"]
+    table = table.assign(source="source", patient="", label=table["pooled_class"], fps=25.0)
+    scene = rng.integers(0, 256, (len(table), 8, 8)).repeat(size_px // 8, 1).repeat(size_px // 8, 2)
+    frames = scene.repeat(table["frames"], 0) * 0.8 + rng.integers(0, 50, (table["frames"].sum(), size_px, size_px))
+    np.save(folder / "frames.npy", frames.astype(np.uint8))
+    rows = table.loc[table.index.repeat(table["frames"]), ["clip"]].reset_index(drop=True)
+    rows["frame"] = rows.groupby("clip").cumcount()
+    rows.assign(row=rows.index, time_s=rows["frame"] / 3)[["row", "clip", "frame", "time_s"]].to_csv(
+        folder / "frames.csv", index=False)
+    columns = ["clip", "source", "patient", "label", "pooled_class", "split", "fps", "first", "frames"]
+    table[columns].to_csv(folder / "clips.csv", index=False)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """An empty folder that the stages take for the project's root."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SONOPAIR_DEVICE", "cpu")
+    return tmp_path
+
+
+@pytest.fixture
+def draw():
+    """A random stream of the test's own."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,102 @@
+"""What enters the pretraining set, what does not, and that the audit says so."""
+
+import pandas as pd
+import pytest
+from conftest import write_frame_store
+
+from stages import assemble_us4
+from stages.lib import store
+from stages.lib.params import UserError
+
+CLASSES = {"lung_normal": ["butterfly/Reg"], "lung_abnormal": ["butterfly/Cov", "lusms/b_lines"]}
+TASKS = {"pocus": {"classes": ["covid", "regular"], "subsets": ["convex"]}}
+SETTINGS = {"seed": 0, "sources": ["butterfly", "lusms"], "held_out_fraction": 0.25, "classes": CLASSES,
+            "extract_frames": {"sources": ["butterfly", "lusms", "pocus"]}, "finetune": {"tasks": ["pocus"]}, "tasks": TASKS}
+
+
+@pytest.fixture
+def sources(workspace):
+    """Two sources to pretrain on and one task; three butterfly clips are pocus files under other names."""
+    butterfly = [{"clip": f"{number:02d}.mp4", "label": ["Cov", "Reg"][number % 2], "frames_kept": 1 + number % 4,
+                  "checksum": f"b{number}"} for number in range(12)]
+    butterfly[0]["checksum"], butterfly[1]["checksum"], butterfly[2]["checksum"] = "covid", "viral", "linear"
+    butterfly.append({"clip": "broken.mp4", "left_out": "no frame can be read"})
+    lusms = [{"clip": f"{number:02d}.mp4", "label": ["b_lines", "new"][number % 2], "patient": f"p{number // 3}",
+              "frames_black": number % 2} for number in range(12)]
+    pocus = [{"clip": "c.mp4", "label": "covid", "subset": "convex", "checksum": "covid"},
+             {"clip": "v.mp4", "label": "viral", "subset": "convex", "checksum": "viral"},
+             {"clip": "l.mp4", "label": "covid", "subset": "linear", "checksum": "linear"}]
+    for name, clips in {"butterfly": butterfly, "lusms": lusms, "pocus": pocus}.items():
+        write_frame_store(workspace / "data/frames" / name, clips)
+    return workspace
+
+
+def test_frames_and_labels_are_those_of_their_clip(sources):
+    assemble_us4.main(**SETTINGS)
+    data = store.read("data/us4")
+    for clip in data.clip_table.itertuples():
+        source, _, name = clip.clip.partition("/")
+        origin = store.read(f"data/frames/{source}")
+        rows = origin.frame_table.query("clip == @name")["row"]
+        assert (data.frames[clip.first : clip.first + clip.frames] == origin.frames[rows]).all()
+        assert (data.frame_table["clip"][clip.first : clip.first + clip.frames] == clip.clip).all()
+        assert clip.pooled_class == {"Cov": "lung_abnormal", "Reg": "lung_normal", "b_lines": "lung_abnormal", "new": ""}[
+            clip.label]
+
+
+def test_only_clips_that_a_task_evaluates_are_kept_out(sources):
+    """The viral and the linear clip are in the task's source, but the task uses neither."""
+    assemble_us4.main(**SETTINGS)
+    clips = set(store.read("data/us4").clip_table["clip"])
+    assert "butterfly/00.mp4" not in clips and {"butterfly/01.mp4", "butterfly/02.mp4"} <= clips
+
+
+def test_the_audit_accounts_for_every_clip_and_frame(sources):
+    assemble_us4.main(**SETTINGS)
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
+    assert audit.query("outcome != 'frames_dropped'")["clips"].sum() == 13 + 12
+    assert audit.query("outcome in ['train', 'held_out']")["frames"].sum() == len(store.read("data/us4").frames)
+    left_out = audit.query("outcome == 'left_out'").set_index("reason")["names"].to_dict()
+    assert left_out == {"is the evaluation clip pocus/c.mp4": "00.mp4", "no frame can be read": "broken.mp4"}
+    dropped = audit.query("outcome == 'frames_dropped'").iloc[0]
+    assert (dropped["clips"], dropped["frames"]) == (6, 6) and "01.mp4" in dropped["names"]
+
+
+def test_no_patient_is_on_both_sides_and_every_source_gives_its_share(sources):
+    assemble_us4.main(**SETTINGS)
+    clips = store.read("data/us4").clip_table
+    lusms = clips[clips["source"] == "lusms"]
+    assert (lusms.groupby("patient")["split"].nunique() == 1).all()
+    assert lusms.groupby("split")["patient"].nunique().to_dict() == {"held_out": 1, "train": 3}
+    assert clips[clips["source"] == "butterfly"]["split"].value_counts().to_dict() == {"train": 8, "held_out": 3}
+
+
+def test_the_seed_decides_the_split(sources):
+    splits = []
+    for seed in (0, 0, 1, 2):
+        assemble_us4.main(**SETTINGS | {"seed": seed})
+        splits.append(tuple(store.read("data/us4").clip_table["split"]))
+    assert splits[0] == splits[1] and len(set(splits)) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sources": []}, "assemble_us4.sources is empty"),
+        ({"sources": ["clust"]}, "add clust to extract_frames.sources"),
+        ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
+        ({"finetune": {"tasks": ["busi"]}}, "add busi to extract_frames.sources"),
+        ({"tasks": {}}, "tasks has no such block"),
+        ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "it needs two classes"),
+    ],
+)
+def test_what_cannot_be_assembled_is_one_sentence(sources, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        assemble_us4.main(**SETTINGS | change)
+    assert not (sources / "data/us4").exists()
+
+
+def test_a_set_of_evaluation_clips_alone_is_refused(sources):
+    tasks = {"pocus": {"classes": ["covid", "viral"], "subsets": []}}
+    with pytest.raises(UserError, match="no clip of pocus is left to pretrain on"):
+        assemble_us4.main(**SETTINGS | {"sources": ["pocus"], "tasks": tasks})

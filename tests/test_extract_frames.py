@@ -1,0 +1,424 @@
+"""Clips of every kind into a frame store: which frames, what bad input gets, the same from any number of processes."""
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import extract_frames
+from stages.lib import processes, sampling, store
+from stages.lib.params import UserError
+
+PARAMS = {"frame_rate_hz": 5.0, "max_frames_per_clip": 10, "assumed_frame_rate_hz": 20.0, "size_px": 32}
+CODECS = {".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80", ".mov": "mp4v", ".mp4": "mp4v", ".mpeg": "mp4v"}
+
+
+def film(count, level=90, seed=0):
+    """Speckle of a mean that grows from frame to frame, count x [48, 64, 3]."""
+    rng = np.random.default_rng(seed)
+    means = level + 5 * np.arange(count) % 100 if level else np.zeros(count)
+    noise = rng.normal(0, 12 if level else 0, (count, 48, 64))
+    grey = (means[:, None, None] + noise).clip(0, 255).astype(np.uint8)
+    return [cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) for frame in grey]
+
+
+def write_video(path, frames, fps=10.0):
+    """Any video file that OpenCV can write, by suffix; a gif may have a list of durations in ms as `fps`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.suffix.lower()
+    if suffix == ".gif":
+        animation = cv2.Animation()
+        animation.frames = frames
+        animation.durations = fps if isinstance(fps, list) else [round(1000 / fps)] * len(frames)
+        assert cv2.imwriteanimation(str(path), animation)
+        return
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODECS[suffix]), fps, (64, 48))
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+
+
+def write_images(folder, frames, suffix="png"):
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames, 1):
+        cv2.imwrite(str(folder / f"{number}.{suffix}"), frame)
+
+
+@pytest.fixture
+def raw(workspace, monkeypatch):
+    """The folder of the source `custom` in an empty project."""
+    monkeypatch.setenv("SONOPAIR_WORKERS", "1")
+    folder = workspace / "data" / "raw" / "custom"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def extract(raw, **changes):
+    """Run the stage on `raw`, with a clips.csv of everything there if there is none; returns the store."""
+    if not (raw / "clips.csv").exists():
+        names = sorted(path.name for path in raw.iterdir())
+        pd.DataFrame({"path": names, "patient": "p1", "label": ""}).to_csv(raw / "clips.csv", index=False)
+    extract_frames.main(source="custom", collection="raw", **PARAMS | changes)
+    return store.read("data/frames/custom")
+
+
+def line(data, clip):
+    """The line of a clip in clips.csv."""
+    return data.clip_table.set_index("clip").loc[clip]
+
+
+# Which frames
+
+
+def due_frames(times, fps, rate_hz, most):
+    """Numbers of the frames to keep, by a loop over the multiples of the interval."""
+    step = max(1, math.floor(fps / rate_hz + 1e-6)) / fps if fps >= rate_hz else 1 / rate_hz
+    due = []
+    for multiple in range(int(times[-1] / step) + 2):
+        at_or_after = [number for number, time in enumerate(times) if time >= multiple * step - 0.001]
+        in_interval = [number for number in at_or_after if times[number] < (multiple + 1) * step - 0.001]
+        due += in_interval[:1]
+    stride = 1
+    while len(due[::stride]) > 4 * most:
+        stride *= 2
+    due = due[::stride]
+    if len(due) <= most:
+        return due
+    return [due[round(place * (len(due) - 1) / (most - 1))] for place in range(most)]
+
+
+@pytest.mark.parametrize("fps", [2.0, 10.0, 22.244, 29.97, 60.0])
+@pytest.mark.parametrize("count", [1, 7, 100, 1500])
+@pytest.mark.parametrize("rate_hz", [3.0, 10.0])
+@pytest.mark.parametrize("jitter_ms", [0, 0.5, 9])
+def test_sampling_is_the_loop_over_intervals(fps, count, rate_hz, jitter_ms):
+    rng = np.random.default_rng(count)
+    times = np.sort(np.arange(count) / fps + rng.uniform(0, 2, count) * jitter_ms / 1000)
+    frames = ((time, lambda: np.zeros((1, 1))) for time in times)
+    sample = sampling.sample(frames, sampling.interval(fps, rate_hz), most=8)
+    chosen = sampling.spread(sample.frames, 8)
+    assert [frame.number for frame in chosen] == due_frames(times, fps, rate_hz, 8)
+    assert sample.read == count
+    assert sample.span_s == pytest.approx(times[-1] - times[0])
+
+
+def test_sampling_of_a_long_clip_holds_few_frames():
+    alive = set()
+
+    class Image:
+        def __init__(self):
+            alive.add(id(self))
+            assert len(alive) <= 4 * 5 + 1
+
+        def __del__(self):
+            alive.discard(id(self))
+
+    sample = sampling.sample(((number / 25, Image) for number in range(50_000)), 0.32, most=5)
+    turns = [frame.turn for frame in sample.frames]
+    assert sample.read == 50_000
+    assert len(set(np.diff(turns))) == 1                                      # evenly, over the whole clip
+    assert turns[0] == 0
+    assert sample.frames[-1].time_s > 0.9 * sample.span_s
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.webm", "a.mov", "a.mp4", "a.mpeg", "a.gif", "A.MP4", "A.AvI"])
+def test_video_formats(raw, name):
+    write_video(raw / name, film(20))
+    data = extract(raw)
+    clip = line(data, name)
+    assert (clip.frames_read, clip.frames_kept, clip.height, clip.width) == (20, 10, 48, 64)
+    assert clip.fps == pytest.approx(10, rel=0.02)
+    assert list(data.frame_table["frame"]) == list(range(0, 20, 2))
+    assert np.allclose(data.frame_table["time_s"], np.arange(10) / 5, atol=0.02)
+    assert np.all(np.diff(data.frames[:, 12:20, 12:20].mean(axis=(1, 2))) > 5)     # in time order
+
+
+def test_uneven_gif_goes_by_its_time_stamps(raw):
+    write_video(raw / "a.gif", film(6), fps=[100, 500, 100, 100, 300, 100])
+    data = extract(raw, frame_rate_hz=4.0)
+    assert list(data.frame_table["frame"]) == [0, 2, 4, 5]                    # shown from 0, 0.6, 0.8 and 1.1 s
+    assert line(data, "a.gif").fps == pytest.approx(5 / 1.1, abs=0.01)
+
+
+def test_nonsense_frame_rate_becomes_the_assumed_one(raw):
+    write_video(raw / "a.avi", film(40), fps=1000.0)
+    data = extract(raw)
+    assert line(data, "a.avi").fps == 20
+    assert list(data.frame_table["frame"]) == list(range(0, 40, 4))
+
+
+def test_frame_rate_of_the_catalogue_overrules_the_video(raw):
+    write_video(raw / "a.avi", film(40), fps=40.0)
+    pd.DataFrame({"path": ["a.avi"], "patient": "", "label": "", "fps": 10}).to_csv(raw / "clips.csv", index=False)
+    data = extract(raw)
+    assert line(data, "a.avi").fps == 10
+    assert list(data.frame_table["time_s"])[-1] == pytest.approx(3.8, abs=0.3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "PNG"])
+def test_folder_of_images_in_natural_order(raw, suffix):
+    write_images(raw / "clip", film(12), suffix)
+    data = extract(raw, max_frames_per_clip=12)
+    assert list(data.frame_table["frame"]) == list(range(12))
+    assert data.frame_table["time_s"].isna().all()
+    assert math.isnan(line(data, "clip").fps)
+    assert np.all(np.diff(data.frames[:, 12:20, 12:20].mean(axis=(1, 2))) > 2)     # 2 before 10
+
+
+def test_folder_of_images_with_a_frame_rate(raw):
+    write_images(raw / "clip", film(20))
+    pd.DataFrame({"path": ["clip"], "patient": "", "label": "", "fps": 10}).to_csv(raw / "clips.csv", index=False)
+    data = extract(raw)
+    assert list(data.frame_table["frame"]) == list(range(0, 20, 2))
+    assert np.allclose(data.frame_table["time_s"], np.arange(10) / 5)
+
+
+def test_images_of_differing_size_and_damaged_ones(raw):
+    write_images(raw / "clip", film(6))
+    cv2.imwrite(str(raw / "clip" / "7.png"), np.full((30, 40), 100, np.uint8))
+    (raw / "clip" / "8.png").write_bytes(b"no image")
+    (raw / "clip" / "9.png").touch()
+    clip = line(extract(raw), "clip")
+    assert (clip.frames_read, clip.frames_kept, clip.frames_damaged) == (9, 7, 2)
+
+
+# What bad input gets
+
+
+def cut(path, part):
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+
+
+def text_as_video(raw):
+    (raw / "bad.mp4").write_text("This is no video.")
+
+
+def empty_file(raw):
+    (raw / "bad.mp4").touch()
+
+
+def no_index(raw):
+    write_video(raw / "bad.mp4", film(20))
+    cut(raw / "bad.mp4", 0.5)
+
+
+def all_black(raw):
+    write_video(raw / "bad.avi", film(20, level=0))
+
+
+def missing(raw):
+    pd.DataFrame({"path": ["bad.mp4", "good.avi"], "patient": "", "label": ""}).to_csv(raw / "clips.csv", index=False)
+
+
+def dicom(raw):
+    (raw / "bad.dcm").write_bytes(bytes(200))
+
+
+def no_image_inside(raw):
+    (raw / "bad").mkdir()
+
+
+def text_as_image(raw):
+    (raw / "bad.png").write_text("This is no image.")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (text_as_video, "no frame can be decoded"),
+        (text_as_image, "no frame can be decoded"),
+        (no_index, "no frame can be decoded"),
+        (empty_file, "empty (0 bytes)"),
+        (all_black, "all frames are black"),
+        (missing, "the file is missing"),
+        (dicom, "neither a video nor an image file that can be read (.dcm)"),
+        (no_image_inside, "the folder holds no image"),
+    ],
+)
+def test_bad_clip_is_left_out_with_a_reason_and_the_run_goes_on(raw, capfd, make, reason):
+    write_video(raw / "good.avi", film(20))
+    make(raw)
+    data = extract(raw)
+    bad = next(clip for clip in data.clip_table.itertuples() if clip.clip.startswith("bad"))
+    assert reason in bad.left_out
+    assert bad.frames_kept == 0
+    assert (line(data, "good.avi").left_out, line(data, "good.avi").frames_kept) == ("", 10)
+    assert set(data.frame_table["clip"]) == {"good.avi"}
+    printed = capfd.readouterr()
+    assert printed.out == "data/frames/custom: 1 of 2 clips, 10 frames of 32 px; 1 left out (see clips.csv)\n"
+    assert printed.err == ""                                                  # no chatter of the decoders
+
+
+def test_truncated_video_gives_the_frames_that_are_there(raw):
+    write_video(raw / "a.avi", film(40))
+    cut(raw / "a.avi", 0.5)
+    clip = line(extract(raw), "a.avi")
+    assert clip.left_out == ""
+    assert 10 < clip.frames_read < 30
+
+
+@pytest.mark.parametrize("name", ["one.avi", "one.gif", "one.png", "one.JPG"])
+def test_clip_of_one_frame_is_kept(raw, name):
+    write = write_video if name.endswith(("avi", "gif")) else lambda path, frames: cv2.imwrite(str(path), frames[0])
+    write(raw / name, film(1))
+    clip = line(extract(raw), name)
+    assert (clip.frames_read, clip.frames_kept, clip.left_out) == (1, 1, "")
+
+
+def test_black_frames_of_a_good_clip_are_dropped_and_counted(raw):
+    frames = film(20)
+    for number in (0, 1, 2, 8):
+        frames[number] = np.zeros_like(frames[number])
+    write_video(raw / "a.avi", frames)
+    data = extract(raw)
+    clip = line(data, "a.avi")
+    assert (clip.frames_kept, clip.frames_black) == (7, 3)                    # of 0, 2, 4 …
+    assert list(data.frame_table["frame"]) == [4, 6, 10, 12, 14, 16, 18]
+
+
+def test_duplicate_clip_id_and_empty_patient(raw):
+    write_video(raw / "a.avi", film(20))
+    write_video(raw / "b.avi", film(20, seed=1))
+    columns = {"path": ["a.avi", "b.avi"], "patient": "", "label": "x", "clip": "same"}
+    pd.DataFrame(columns).to_csv(raw / "clips.csv", index=False)
+    clips = extract(raw).clip_table
+    assert list(clips["path"].str[-5:]) == ["a.avi", "b.avi"]
+    assert list(clips["left_out"]) == ["", "duplicate clip id: the first stays"]
+    assert list(clips["patient"]) == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["Patientin Müller.avi", "肺 1.gif", " 100% %02d.avi", "a,b;'c'.png"])
+def test_non_ascii_and_blank_filled_names(raw, name):
+    frames = film(20)
+    cv2.imwrite(str(raw / name), frames[0]) if name.endswith("png") else write_video(raw / name, frames)
+    pd.DataFrame({"path": [name], "patient": "Zoë 1", "label": ""}).to_csv(raw / "clips.csv", index=False)
+    data = extract(raw)
+    assert list(data.clip_table["path"]) == [f"data/raw/custom/{name}"]
+    assert list(data.clip_table["patient"]) == ["Zoë 1"]
+    assert len(data.frames) > 0
+
+
+def test_missing_and_empty_folder(raw):
+    with pytest.raises(UserError, match="data/raw/custom holds no clip; it should hold clips.csv"):
+        extract_frames.main(source="custom", collection="raw", **PARAMS)
+    shutil.rmtree(raw)
+    with pytest.raises(UserError, match="data/raw/custom is missing"):
+        extract_frames.main(source="custom", collection="raw", **PARAMS)
+
+
+def test_no_clip_left(raw):
+    text_as_video(raw)
+    with pytest.raises(UserError, match="none of the 1 clips can be used; the first is .*bad.mp4: no frame"):
+        extract(raw)
+    assert not Path("data/frames/custom").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"frame_rate_hz": 0.0}, {"max_frames_per_clip": 0}, {"size_px": 4}, {"assumed_frame_rate_hz": 1000.0}],
+)
+def test_impossible_parameters(raw, changes):
+    with pytest.raises(UserError, match=f"extract_frames.{next(iter(changes))} is"):
+        extract_frames.main(source="custom", collection="raw", **PARAMS | changes)
+
+
+def test_unknown_source_and_worker_count(raw, monkeypatch):
+    with pytest.raises(UserError, match="'cardiac' is no source: take one of busi, butterfly"):
+        extract_frames.main(source="cardiac", collection="raw", **PARAMS)
+    monkeypatch.setenv("SONOPAIR_WORKERS", "many")
+    write_video(raw / "a.avi", film(4))
+    with pytest.raises(UserError, match="SONOPAIR_WORKERS is 'many'"):
+        extract(raw)
+
+
+# The store
+
+
+def test_same_store_from_any_number_of_processes(raw, monkeypatch):
+    for number in range(5):
+        write_video(raw / f"{number}.avi", film(8 + 7 * number, seed=number))
+    text_as_video(raw)
+    files = {}
+    for workers in ("1", "2", "3"):
+        monkeypatch.setenv("SONOPAIR_WORKERS", workers)
+        extract(raw)
+        files[workers] = [path.read_bytes() for path in sorted(Path("data/frames/custom").iterdir())]
+    assert files["1"] == files["2"] == files["3"]
+    assert len(files["1"]) == 3                                               # frames.npy, frames.csv, clips.csv
+
+
+def test_store_round_trip(raw):
+    write_video(raw / "a.avi", film(20))
+    write_images(raw / "b", film(3))
+    data = extract(raw)
+    assert data.frames.dtype == np.uint8
+    assert data.frames.shape == (13, 32, 32)
+    assert list(data.frame_table["row"]) == list(range(13))
+    assert list(data.frame_table["clip"]) == ["a.avi"] * 10 + ["b"] * 3
+    assert list(data.clip_table["frames_kept"]) == [10, 3]
+    assert data.clip_table["checksum"].str.fullmatch("[0-9a-f]{32}").all()
+    assert data.clip_table["checksum"].nunique() == 2
+
+
+def test_copies_have_the_same_checksum(raw):
+    write_video(raw / "a.avi", film(20))
+    shutil.copy(raw / "a.avi", raw / "b.avi")
+    assert extract(raw).clip_table["checksum"].nunique() == 1
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_interrupted_run_leaves_no_half_store(raw, monkeypatch, before):
+    write_video(raw / "a.avi", film(20))
+    if before:
+        extract(raw)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extract_frames, "_join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(raw)
+    assert sorted(path.name for path in Path("data/frames").iterdir()) == (["custom"] if before else [])
+
+
+# Processes
+
+
+def halve(number):
+    if number == 13:
+        os._exit(1)                                                           # as a decoder that crashes
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number // 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_job_that_ends_its_process_costs_that_job_alone(count):
+    results = dict(processes.each(halve, {number: (number,) for number in [*range(20), 13.0]}, count))
+    assert {key: result for key, result in results.items() if not isinstance(result, Exception)} == {
+        number: number // 2 for number in range(0, 20, 2)
+    }
+    assert type(results[13]).__name__ == "BrokenProcessPool"
+    assert str(results[7]) == "7 is odd"
+
+
+def crash(path, *_, **__):
+    if path.name == "bad.avi":
+        os._exit(1)
+    raise ValueError("two\nlines")
+
+
+def test_crashing_decoder_leaves_that_clip_out(raw, monkeypatch):
+    for name in ("a.avi", "bad.avi"):
+        write_video(raw / name, film(4))
+    monkeypatch.setattr(extract_frames, "extract", crash)
+    with pytest.raises(UserError, match=r"a.avi: could not be read \(ValueError: two lines\)"):
+        extract(raw)
+    result = dict(processes.each(crash, {0: (Path("bad.avi"),)}, 1))[0]
+    assert extract_frames._columns(result)["left_out"].startswith("the decoder crashed on it")

@@ -1,0 +1,38 @@
+"""Backbones: any torchvision classifier, its own key names, and what fine-tuning freezes."""
+
+import pytest
+import torch
+import torchvision
+
+from stages.lib.networks import Backbone, Classifier
+
+
+@pytest.mark.parametrize(
+    ("arch", "block"),
+    [("resnet18", "layer4.1"), ("shufflenet_v2_x0_5", "conv5"), ("mobilenet_v3_small", "features.12")],
+)
+def test_features_and_last_block_of_several_families(arch, block):
+    backbone = Backbone(arch).eval()
+    feature = backbone(torch.rand(2, 1, 64, 64))
+    assert feature.shape == (2, backbone.feature_width)
+    assert backbone.last_block() is backbone.network.get_submodule(block)
+
+
+def test_a_grey_frame_is_seen_as_torchvision_sees_it_in_three_channels():
+    backbone = Backbone("resnet18").eval()
+    whole = torchvision.models.resnet18().eval()
+    whole.load_state_dict(backbone.network.state_dict(), strict=False)
+    whole.fc = torch.nn.Identity()
+    frames = torch.rand(2, 1, 64, 64)
+    assert torch.allclose(backbone(frames), whole(frames.repeat(1, 3, 1, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("part", "trained"), [("head", set()), ("last_block", {"layer4.1"}), ("all", None)])
+def test_only_the_chosen_part_gets_a_gradient(part, trained):
+    network = Classifier(Backbone("resnet18"), 3)
+    network.train_only(part)
+    network(torch.rand(4, 1, 64, 64)).sum().backward()
+    for name, parameter in network.backbone.network.named_parameters():
+        inside = trained is None or any(name.startswith(prefix) for prefix in trained)
+        assert (parameter.grad is not None) == inside, name
+    assert network.linear.weight.grad is not None

@@ -1,0 +1,268 @@
+"""The report stage on small made-up predictions: its numbers recomputed here, its page parsed, its refusals read."""
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+from sklearn import metrics
+
+from stages import report
+from stages.lib.params import UserError
+
+CLASSES = {"pocus": ["covid", "pneumonia", "regular"], "gallbladder": ["normal", "malignant"]}
+NASTY = "Cov_<script>alert(1)</script> & é.mp4"
+VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
+
+
+def parameters(**changes) -> dict:
+    """Keyword arguments of main(): what dvc.yaml declares for the stage, little of it."""
+    values = {
+        "seed": 0,
+        "collection": "phantom",
+        "extract_frames": {"sources": ["butterfly"], "size_px": 64},
+        "assemble_us4": {"sources": ["butterfly"], "held_out_fraction": 0.2},
+        "pretrain": {"method": "simclr", "epochs": 4, "steps_per_epoch": None},
+        "methods": {"simclr": {"temperature": 0.5, "optimizer": {"learning_rate": 3.0e-4}}},
+        "finetune": {"tasks": list(CLASSES), "folds": 5, "init": "pretrained"},
+        "tasks": {task: {"classes": classes, "subsets": []} for task, classes in CLASSES.items()},
+        "bootstrap_samples": 200,
+        "confidence": 0.95,
+    }
+    return values | changes
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """A finished run in an empty folder, which becomes the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("reports/predictions", "reports/finetune", "data/folds", "models"):
+        Path(folder).mkdir(parents=True)
+    for task, classes in CLASSES.items():
+        write_task(task, classes, np.random.default_rng(len(task)))
+    epochs = pd.DataFrame({"epoch": range(4), "loss": [3.0, 2.5, 2.2, 2.1], "held_out_loss": [3.1, 2.8, 2.6, 2.7]})
+    epochs.to_csv("reports/pretrain.csv", index=False)
+    audit = [("butterfly", "train", "", 20, 200, ""), ("butterfly", "left_out", "no video", 2, 0, f"a.mp4; {NASTY}")]
+    columns = ["source", "outcome", "reason", "clips", "frames", "names"]
+    pd.DataFrame(audit, columns=columns).to_csv("reports/us4_audit.csv", index=False)
+    facts = {"method": "simclr", "arch": "resnet18", "epoch": "2", "held_out_loss": "2.6", "device": "cpu"}
+    facts |= {"seconds": "12.3", "clips": "20", "frames": "200", "size_px": "64"}
+    save_file({"conv1.weight": np.zeros(1, np.float32)}, "models/pretrained.safetensors", metadata=facts)
+    return tmp_path
+
+
+def write_task(task: str, classes: list[str], rng: np.random.Generator) -> None:
+    """Folds, predictions and epochs of 40 clips of 20 patients; the last ten clips have no known patient."""
+    clips = pd.DataFrame({"clip": [NASTY, *(f"{task} {number}.mp4" for number in range(1, 40))]})
+    clips["patient"] = [f"p{number % 15}" if number < 30 else "" for number in range(40)]
+    clips["fold"] = [number % 15 % 5 for number in range(40)]
+    clips["label"] = [classes[number % len(classes)] for number in range(40)]
+    left_out = pd.DataFrame({"clip": ["odd.mp4"], "patient": "", "label": "odd", "fold": None, "left_out": "no class"})
+    folds = pd.concat([clips.assign(left_out=""), left_out])
+    folds.astype({"fold": "Int64"}).to_csv(f"data/folds/{task}.csv", index=False)
+    frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
+    logits = rng.normal(size=(len(frames), len(classes))) + (frames["label"].to_numpy()[:, None] == np.array(classes))
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    frames = frames.assign(**{f"p_{name}": chances[:, number].round(6) for number, name in enumerate(classes)})
+    frames.to_csv(f"reports/predictions/{task}.csv", index=False)
+    epochs = [(fold, epoch, 1.0, 9 + (fold * epoch) % 4, 24) for fold in range(5) for epoch in range(3)]
+    columns = ["fold", "epoch", "loss", "held_out_correct", "held_out_frames"]
+    pd.DataFrame(epochs, columns=columns).to_csv(f"reports/finetune/{task}.csv", index=False)
+
+
+def edit(path: str, change) -> None:
+    """Rewrite a csv as `change` makes it of the table."""
+    change(pd.read_csv(path, dtype={"patient": str}, keep_default_na=False)).to_csv(path, index=False)
+
+
+class Page(HTMLParser):
+    """Tags in order, checked to close as they opened; text; attributes."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(source)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_metrics_are_those_of_the_prediction_files(run):
+    report.main(**parameters())
+    written = json.loads(Path("reports/metrics.json").read_text())
+    assert set(written) == {*CLASSES, "pretrain"}
+    assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2}
+    for task, classes in CLASSES.items():
+        chances = [f"p_{name}" for name in classes]
+        frames = pd.read_csv(f"reports/predictions/{task}.csv")
+        clips = frames.groupby("clip").agg({"label": "first", "fold": "first", **dict.fromkeys(chances, "mean")})
+        guess = np.array(classes)[clips[chances].to_numpy().argmax(1)]
+        frame_guess = np.array(classes)[frames[chances].to_numpy().argmax(1)]
+        folds = [metrics.balanced_accuracy_score(clips["label"][fold], guess[fold])
+                 for fold in (clips["fold"] == number for number in range(5))]
+        score = clips[chances[-1]] if len(classes) == 2 else clips[sorted(chances)]
+        actual = clips["label"] == classes[-1] if len(classes) == 2 else clips["label"]
+        expected = {
+            "balanced_accuracy": metrics.balanced_accuracy_score(clips["label"], guess),
+            "accuracy": metrics.accuracy_score(clips["label"], guess),
+            "macro_f1": metrics.f1_score(clips["label"], guess, average="macro"),
+            "auroc": metrics.roc_auc_score(actual, score, multi_class="ovr"),
+            "frame_accuracy": metrics.accuracy_score(frames["label"], frame_guess),
+            "frame_balanced_accuracy": metrics.balanced_accuracy_score(frames["label"], frame_guess),
+            "fold_sd": np.std(folds, ddof=1),
+            "published_protocol_accuracy": sum(max(9 + fold * e % 4 for e in range(3)) for fold in range(5)) / 120,
+            "clips": 40,
+            "patients": 25,
+        }
+        numbers = written[task]
+        low, high = numbers.pop("balanced_accuracy_low"), numbers.pop("balanced_accuracy_high")
+        assert low < numbers["balanced_accuracy"] < high
+        assert numbers == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_plots_hold_every_clip_class_and_curve(run):
+    report.main(**parameters())
+    plots = {path.stem: pd.read_csv(path) for path in Path("reports/plots").iterdir()}
+    assert set(plots) == {"confusion", "roc", "per_class"}
+    assert plots["confusion"].groupby("task").size().to_dict() == {"pocus": 40, "gallbladder": 40}
+    assert plots["per_class"][["task", "class"]].values.tolist() == [[t, c] for t in CLASSES for c in CLASSES[t]]
+    assert plots["roc"].groupby(["task", "class"]).ngroups == 5
+    for task, lines in plots["confusion"].groupby("task"):
+        numbers = json.loads(Path("reports/metrics.json").read_text())[task]
+        assert (lines["actual"] == lines["predicted"]).mean() == pytest.approx(numbers["accuracy"], abs=5.1e-5)
+
+
+def test_page_stands_alone_and_says_what_matters(run):
+    report.main(**parameters())
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    page = Page(source)
+    text = re.sub(r"\s+", " ", " ".join(page.words))
+    tags = [tag for tag, _ in page.tags]
+    assert not {"script", "link", "iframe", "img"} & set(tags)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not re.search(r"url\((?!#)|@import", source)
+    headings = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(headings, headings[1:], strict=False))
+    pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    assert all(attributes["aria-label"] for attributes in pictures)
+    assert tags.count("svg") == 3 <= len(pictures)
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    for sentence in ("Simulated clips.", "Research only, not for diagnosis.", "selected on the test fold", "is noise"):
+        assert sentence in text
+    for numbers in list(json.loads(Path("reports/metrics.json").read_text()).values())[:2]:
+        for name, number in numbers.items():
+            share = f"{number:.3f}" if name == "auroc" else f"{100 * number:.1f}"
+            assert (str(number) if isinstance(number, int) else share) in text, name
+    assert "methods.simclr.optimizer.learning_rate" in text
+
+
+def test_page_escapes_the_names_of_clips_and_lists_what_was_left_out(run):
+    edit("data/folds/pocus.csv", lambda table: table.replace({"odd.mp4": f"odd {NASTY}"}))
+    report.main(**parameters())
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "<script" not in source
+    assert source.count(html.escape(NASTY)) == 2
+    for listed in (f"<b>{html.escape(NASTY)}</b>: no video", f"<b>odd {html.escape(NASTY)}</b>: no class"):
+        assert listed in source
+
+
+def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
+    report.main(**parameters(collection="raw", finetune={"tasks": ["pocus"], "folds": 5, "init": "random"}))
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "Simulated clips." not in source and "pretraining below was not used" in source
+    assert set(json.loads(Path("reports/metrics.json").read_text())) == {"pocus", "pretrain"}
+
+
+def test_a_class_without_clips_is_said_to_be_undefined(run):
+    tasks = parameters()["tasks"] | {"pocus": {"classes": [*CLASSES["pocus"], "viral"], "subsets": []}}
+    edit("reports/predictions/pocus.csv", lambda table: table.assign(p_viral=0.0))
+    report.main(**parameters(tasks=tasks))
+    assert "auroc" not in json.loads(Path("reports/metrics.json").read_text())["pocus"]
+    assert "AUROC is undefined: no clip of class viral." in Path("reports/report.html").read_text(encoding="utf-8")
+
+
+def test_an_empty_audit_and_a_loss_without_held_out_clips_are_no_error(run):
+    edit("reports/us4_audit.csv", lambda table: table[:0])
+    edit("reports/pretrain.csv", lambda table: table.assign(held_out_loss=""))
+    report.main(**parameters())
+    assert "The audit lists no clip." in Path("reports/report.html").read_text(encoding="utf-8")
+
+
+def remove(path: str):
+    return lambda: Path(path).unlink()
+
+
+def empty(path: str):
+    return lambda: Path(path).write_text("")
+
+
+POCUS = "reports/predictions/pocus.csv"
+MISTAKES = {
+    "predictions/pocus.csv is missing": remove(POCUS),
+    "predictions/pocus.csv cannot be read": empty(POCUS),
+    "predictions/pocus.csv has no line": lambda: edit(POCUS, lambda table: table[:0]),
+    "no column p_covid": lambda: edit(POCUS, lambda table: table.drop(columns="p_covid")),
+    "label viral": lambda: edit(POCUS, lambda table: table.replace({"label": {"covid": "viral"}})),
+    "training diverged": lambda: edit(POCUS, lambda table: table.assign(p_covid="")),
+    "differ in pocus 7.mp4": lambda: edit(POCUS, lambda table: table[table["clip"] != "pocus 7.mp4"]),
+    "patient p1 stands in two folds": lambda: edit(
+        POCUS, lambda table: table.assign(fold=table["fold"].mask(table["clip"] == "pocus 1.mp4", 3))
+    ),
+    "data/folds/pocus.csv is missing": remove("data/folds/pocus.csv"),
+    "finetune/pocus.csv is missing": remove("reports/finetune/pocus.csv"),
+    "pretrain.csv is missing": remove("reports/pretrain.csv"),
+    "us4_audit.csv cannot be read": empty("reports/us4_audit.csv"),
+    "pretrained.safetensors is missing": remove("models/pretrained.safetensors"),
+    "pretrained.safetensors cannot be read": empty("models/pretrained.safetensors"),
+}
+
+
+@pytest.mark.parametrize("sentence", MISTAKES)
+def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
+    report.main(**parameters())
+    before = {path: path.read_bytes() for path in [*Path("reports").glob("*.*"), *Path("reports/plots").iterdir()]}
+    MISTAKES[sentence]()
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        report.main(**parameters(seed=1))
+    for name in ("report.html", "metrics.json", "plots/roc.csv", "plots/confusion.csv", "plots/per_class.csv"):
+        assert Path("reports", name).read_bytes() == before[Path("reports", name)]
+
+
+@pytest.mark.parametrize("key, changes", {
+    "finetune.tasks is empty": {"finetune": {"tasks": [], "folds": 5, "init": "random"}},
+    "finetune.tasks names lung": {"finetune": {"tasks": ["lung"], "folds": 5, "init": "random"}},
+    "report.bootstrap_samples": {"bootstrap_samples": 0},
+    "report.confidence": {"confidence": 95.0},
+}.items())
+def test_impossible_parameters_are_named(run, key, changes):
+    with pytest.raises(UserError, match=re.escape(key)):
+        report.main(**parameters(**changes))
+
+
+def test_the_same_inputs_give_the_same_bytes(run):
+    report.main(**parameters())
+    first = Path("reports/report.html").read_bytes()
+    report.main(**parameters())
+    assert Path("reports/report.html").read_bytes() == first

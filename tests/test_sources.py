@@ -1,0 +1,202 @@
+"""The ten sources: every layout that is promised, made of a handful of files, gives the table that it should."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from stages.lib import catalogue
+from stages.lib.params import UserError
+
+SOURCES = sorted(path.stem for path in Path(catalogue.__file__).parents[1].glob("sources/*.py"))
+
+
+def make(folder, files):
+    """Files below `folder`: a list of names, or name → content."""
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[name] if isinstance(files, dict) else "")
+
+
+def table(source, folder):
+    """clip → (label, patient, subset, whether it is left out), and the whole table."""
+    clips = import_module(f"stages.sources.{source}").clips(folder)
+    assert list(clips.columns) == catalogue.COLUMNS
+    assert list(clips["clip"]) == sorted(clips["clip"])
+    columns = zip(clips["clip"], clips["label"], clips["patient"], clips["subset"], clips["left_out"], strict=True)
+    return {clip: (label, patient, subset, left_out != "") for clip, label, patient, subset, left_out in columns}, clips
+
+
+def test_sources_are_the_ten_of_the_readme():
+    assert SOURCES == ["busi", "butterfly", "clust", "covid_blues", "custom", "gallbladder", "gallbladder_ba",
+                       "liver_fibrosis", "lusms", "pocus"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_missing_and_empty_folder_name_the_folder_and_the_layout(tmp_path, source):
+    module = import_module(f"stages.sources.{source}")
+    with pytest.raises(UserError, match=f"{source} is missing: put the data set there, or link it: "):
+        module.clips(tmp_path / source)
+    (tmp_path / source).mkdir()
+    with pytest.raises(UserError, match=f"{source} holds no clip; it should hold ") as error:
+        module.clips(tmp_path / source)
+    assert module.LAYOUT in str(error.value)
+
+
+def test_butterfly(tmp_path):
+    make(tmp_path, ["Cov-a b.mp4", "deep/Reg_1.GIF", "Cov_2/1.jpg", "Cov_2/2.jpg", "other.mp4", "README.md", ".a.mp4"])
+    clips, data = table("butterfly", tmp_path)
+    assert clips == {
+        "Cov-a b.mp4": ("Cov", "", "", False),
+        "Cov_2": ("Cov", "", "", False),
+        "deep/Reg_1.GIF": ("Reg", "", "", False),
+        "other.mp4": ("", "", "", True),
+    }
+    assert list(data["path"]) == [f"{tmp_path}/{clip}" for clip in data["clip"]]
+    assert data["fps"].isna().all()
+
+
+def test_clust(tmp_path):
+    make(tmp_path, ["Rb1/CIL-01/Data/00001.png", "Rb1/CIL-01/Annotation/a.txt", "Rb5/MED-02/1.jpg", "Rb6/x/1.png"])
+    clips, data = table("clust", tmp_path)
+    assert clips == {
+        "Rb1/CIL-01": ("Rb1", "CIL-01", "", False),
+        "Rb5/MED-02": ("Rb5", "MED-02", "", False),
+        "Rb6/x": ("", "x", "", True),
+    }
+    assert data["path"][0].endswith("Rb1/CIL-01/Data")
+
+
+def test_liver_fibrosis(tmp_path):
+    make(tmp_path, ["F0/a.jpg", "F0/b.JPG", "F2/clip/1.jpg", "F2/clip/2.jpg", "F4/c.mp4", "F5/d.mp4", "e.png"])
+    clips, data = table("liver_fibrosis", tmp_path)
+    assert {clip: facts[0] for clip, facts in clips.items()} == {
+        "F0/a.jpg": "F0", "F0/b.JPG": "F0", "F2/clip": "F2", "F4/c.mp4": "F4", "F5/d.mp4": "", "e.png": ""}
+    assert list(data.loc[data["left_out"] != "", "clip"]) == ["F5/d.mp4", "e.png"]
+
+
+def test_lusms(tmp_path):
+    make(tmp_path, ["a_lines/1.mp4", "b_lines/x/1.png", "pleural/2.avi", "other/3.mov", "a-lines/4.mp4", "other/5.dcm"])
+    clips, data = table("lusms", tmp_path)
+    assert {clip: facts[0] for clip, facts in clips.items() if not facts[3]} == {
+        "a_lines/1.mp4": "a_lines", "b_lines/x": "b_lines", "other/3.mov": "other", "pleural/2.avi": "pleural"}
+    reasons = data.set_index("clip")["left_out"]
+    assert reasons["a-lines/4.mp4"] == "label unknown: not in one of the folders a_lines, b_lines, pleural, other"
+    assert reasons["other/5.dcm"].startswith("neither a video nor an image file that can be read (.dcm)")
+
+
+CATALOGUE = "Filename,Label,Patient ID / Name\nCov-1,COVID,7\npneu_2,x,\nReg 3,y,12a\n"
+
+
+@pytest.mark.parametrize(("videos", "beside"), [("videos/", False), ("", True)])
+def test_pocus(tmp_path, videos, beside):
+    folder = tmp_path / "pocus"
+    names = ["convex/Cov-1.gif", "convex/pneu_2.MP4", "linear/Reg 3.avi", "linear/Vir_4.mpeg", "linear/new.mp4",
+             "linear/label_uncertain/Vir_or_Pneu_5.mp4", "sector/Cov-6.mp4"]
+    make(folder, [videos + name for name in names])
+    make(tmp_path, {"pocus_metadata.csv" if beside else "pocus/metadata.csv": CATALOGUE})
+    clips, _ = table("pocus", folder)
+    assert clips == {
+        f"{videos}convex/Cov-1.gif": ("covid", "7", "convex", False),
+        f"{videos}convex/pneu_2.MP4": ("pneumonia", "", "convex", False),
+        f"{videos}linear/Reg 3.avi": ("regular", "12a", "linear", False),
+        f"{videos}linear/Vir_4.mpeg": ("viral", "", "linear", False),
+        f"{videos}linear/label_uncertain/Vir_or_Pneu_5.mp4": ("uncertain", "", "linear", False),
+        f"{videos}linear/new.mp4": ("", "", "linear", True),
+        f"{videos}sector/Cov-6.mp4": ("covid", "", "", True),
+    }
+
+
+@pytest.mark.parametrize("content", [None, "", "Name,Patient\na,b\n"])
+def test_pocus_without_its_catalogue(tmp_path, content):
+    make(tmp_path, ["convex/Cov-1.gif"])
+    if content is not None:
+        make(tmp_path, {"metadata.csv": content})
+    with pytest.raises(UserError, match="metadata.csv"):
+        table("pocus", tmp_path)
+
+
+def test_gallbladder(tmp_path):
+    make(tmp_path, ["GBUSV/benign/p3_1.mp4", "GBUSV/malignant/p4_2/1.jpg", "GBUSV/normal/only.avi",
+                    "GBCU/imgs/im1.jpg", "GBCU/imgs/im2.jpg", "GBCU/imgs/im3.jpg", "GBCU/imgs/im4.jpg"])
+    make(tmp_path, {"GBCU/train.txt": "im1.jpg,0\nim2.jpg,2\ngone.jpg,1\n", "GBCU/test.txt": "im4.jpg,7\n"})
+    clips, data = table("gallbladder", tmp_path)
+    assert clips == {
+        "GBCU/imgs/gone.jpg": ("benign", "", "images", False),                # missing: extract_frames leaves it out
+        "GBCU/imgs/im1.jpg": ("normal", "", "images", False),
+        "GBCU/imgs/im2.jpg": ("malignant", "", "images", False),
+        "GBCU/imgs/im3.jpg": ("", "", "images", True),
+        "GBCU/imgs/im4.jpg": ("", "", "images", True),
+        "GBUSV/benign/p3_1.mp4": ("benign", "p3", "videos", False),
+        "GBUSV/malignant/p4_2": ("malignant", "p4", "videos", False),
+        "GBUSV/normal/only.avi": ("normal", "", "videos", False),
+    }
+    assert "label '7' in test.txt is none of 0, 1, 2" in set(data["left_out"])
+
+
+def test_gallbladder_videos_alone_and_images_without_a_list(tmp_path):
+    make(tmp_path, ["GBUSV/benign/p3_1.mp4"])
+    assert len(table("gallbladder", tmp_path)[0]) == 1
+    make(tmp_path, ["GBCU/imgs/im1.jpg"])
+    with pytest.raises(UserError, match="GBCU/train.txt must name the labels"):
+        table("gallbladder", tmp_path)
+
+
+def test_covid_blues(tmp_path):
+    make(tmp_path, ["videos/patient_10_L1.mp4", "videos/patient_3_R2_2.mp4", "videos/odd.mp4", "LICENSE"])
+    assert table("covid_blues", tmp_path)[0] == {
+        "videos/odd.mp4": ("", "", "", False),
+        "videos/patient_10_L1.mp4": ("", "10", "", False),
+        "videos/patient_3_R2_2.mp4": ("", "3", "", False),
+    }
+
+
+@pytest.mark.parametrize("files", [
+    ["benign/benign (1).png", "benign/benign (1)_mask.png", "benign/benign (1)_mask_1.png", "normal/normal (2).png"],
+    ["images/benign/benign_001.jpg", "masks/benign/benign_001_1.png", "images/normal/normal_002.jpg"],
+])
+def test_busi(tmp_path, files):
+    make(tmp_path, files)
+    clips, _ = table("busi", tmp_path)
+    assert list(clips.values()) == [("benign", "", "", False), ("normal", "", "", False)]
+
+
+def test_gallbladder_ba(tmp_path):
+    make(tmp_path, ["train/3_0.jpg", "train/4_1.JPG", "test/3_0.jpg", "test/9_0.jpg"])
+    make(tmp_path, {"train/label.csv": "3_0.jpg,0\n4_1.JPG,1\n", "test/label.csv": "3_0.jpg,1\n"})
+    assert table("gallbladder_ba", tmp_path)[0] == {
+        "test/3_0.jpg": ("biliary_atresia", "test_3", "test", False),
+        "test/9_0.jpg": ("", "test_9", "test", True),
+        "train/3_0.jpg": ("normal", "train_3", "train", False),
+        "train/4_1.JPG": ("biliary_atresia", "train_4", "train", False),
+    }
+
+
+def test_custom(tmp_path):
+    make(tmp_path, ["a b.mp4", "folder/1.png"])
+    make(tmp_path, {"clips.csv": "path,patient,label,fps\na b.mp4,p 1,x,\nfolder,,,12.5\n"})
+    clips, data = table("custom", tmp_path)
+    assert clips == {"a b.mp4": ("x", "p 1", "", False), "folder": ("", "", "", False)}
+    assert data["fps"].isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("content", ["path,patient\na,b\n", "", "path,patient,label,fps\na,b,c,fast\n",
+                                     "path,patient,label,fps\na,b,c,0\n"])
+def test_custom_list_that_is_none(tmp_path, content):
+    make(tmp_path, {"clips.csv": content})
+    with pytest.raises(UserError, match="clips.csv"):
+        table("custom", tmp_path)
+
+
+def test_linked_folders_are_followed(tmp_path):
+    make(tmp_path / "elsewhere", ["Cov_1.mp4"])
+    (tmp_path / "butterfly").mkdir()
+    (tmp_path / "butterfly" / "more").symlink_to(tmp_path / "elsewhere")
+    assert list(table("butterfly", tmp_path / "butterfly")[0]) == ["more/Cov_1.mp4"]
+
+
+def test_natural_order():
+    names = ["frame 10.png", "frame 2.png", "frame 1.png", "2_frame.png", "Frame.png"]
+    ordered = [path.name for path in sorted(map(Path, names), key=catalogue.natural)]
+    assert ordered == ["2_frame.png", "Frame.png", "frame 1.png", "frame 2.png", "frame 10.png"]
