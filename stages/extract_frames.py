@@ -9,7 +9,6 @@ writes  data/frames/<source>/frames.npy    uint8 [N, size_px, size_px], clips by
 
 import hashlib
 import math
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from functools import partial
@@ -194,4 +193,4 @@ def _join(folder: Path, clips: list[dict], size_px: int) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    run(main, stage=f"extract_frames@{sys.argv[1]}", source=sys.argv[1])
+    run(main, stage="extract_frames", item="source")

@@ -8,7 +8,6 @@ writes  data/folds/<task>.csv               clip, patient, label, fold (empty if
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,4 +206,4 @@ def write(
 
 
 if __name__ == "__main__":
-    run(main, stage=f"finetune@{sys.argv[1]}", task=sys.argv[1])
+    run(main, stage="finetune", item="task")

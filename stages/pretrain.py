@@ -155,12 +155,16 @@ def train_epoch(
 
 @torch.no_grad()
 def held_out_loss(model: ContrastiveMethod, held_out: ClipSet, batch_size: int, draw: torch.Generator) -> float:
-    """The loss on the held-out clips, with running statistics and, from one epoch to the next, the same frames and views."""
+    """The contrastive loss on the held-out clips, with running statistics and the same frames and views every epoch.
+
+    Of a method with several terms it is `contrastive` that counts, as in USCL: labels must not choose the checkpoint.
+    """
     model.eval()
     total = 0.0
     for frames, clips in held_out.batches(batch_size, model.pick, draw):
         with autocast(frames.device):
-            total += model.loss(frames, clips, draw)[0] * len(frames)
+            loss, terms = model.loss(frames, clips, draw)
+        total += terms.get("contrastive", loss) * len(frames)
     return float(total) / len(held_out) if len(held_out) else math.nan
 
 

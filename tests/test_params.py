@@ -47,5 +47,21 @@ def test_a_users_mistake_is_one_line_and_exit_status_1(monkeypatch):
         raise UserError("stage.frames is 0; it must be at least 1")
 
     with pytest.raises(SystemExit) as stop:
-        run(main, "stage@item")
+        run(main, "stage")
     assert stop.value.code == "error: stage.frames is 0; it must be at least 1"
+
+
+def test_the_item_comes_from_the_command_line(monkeypatch):
+    asked, called = [], []
+    monkeypatch.setattr("dvc.api.params_show", lambda stages: asked.append(stages) or {"stage": {"frames": 1}})
+
+    def main(source: str, frames: int):
+        called.append((source, frames))
+
+    monkeypatch.setattr("sys.argv", ["stage", "pocus"])
+    run(main, "stage", item="source")
+    assert asked == ["stage@pocus"] and called == [("pocus", 1)]
+    monkeypatch.setattr("sys.argv", ["stage"])
+    with pytest.raises(SystemExit) as stop:
+        run(main, "stage", item="source")
+    assert stop.value.code == "error: say which source: python -m stages.stage <source>"

@@ -1,4 +1,4 @@
-"""The pipeline as a whole: one name for a stage everywhere, declared dependencies, directions, and a run from clips to report."""
+"""The pipeline as a whole: one name for a stage everywhere, declared dependencies, directions, a run from end to end."""
 
 import ast
 import inspect

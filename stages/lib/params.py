@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable
 
 import dvc.api
-
+from dvc.stage.exceptions import StageNotFound
 
 KINDS = {int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a mapping", types.NoneType: "null"}
 
@@ -16,23 +16,34 @@ class UserError(Exception):
     """A mistake of the user's: one sentence that names the file or parameter and what to do about it."""
 
 
-def run(main: Callable, stage: str, **arguments) -> None:
+def run(main: Callable, stage: str, item: str | None = None) -> None:
     """Call `main` with the parameters that dvc.yaml declares for `stage`; a UserError becomes one line and exit status 1.
 
     Args:
         main: the stage's function. Its keyword arguments are the keys of the params block named like the stage, and the
             top-level parameters and blocks that the stage declares beside it (`seed`, `collection`, …).
-        stage: the name in dvc.yaml, with the item of a matrix: `extract_frames@pocus`.
-        arguments: keyword arguments that come from the command line (the source, the task).
+        stage: the name in dvc.yaml, without the item of a `foreach`.
+        item: the argument of `main` that is this item and comes from the command line: source, task.
     """
     try:
-        declared = dvc.api.params_show(stages=stage)
-        block = stage.partition("@")[0]
-        values = declared.pop(block, {})
-        names = {key: f"{block}.{key}" for key in values} | {key: key for key in declared}
+        arguments = {}
+        if item:
+            require(len(sys.argv) == 2, f"say which {item}: python -m stages.{stage} <{item}>")
+            arguments = {item: sys.argv[1]}
+        declared = _declared("@".join([stage, *arguments.values()]))
+        values = declared.pop(stage, {})
+        names = {key: f"{stage}.{key}" for key in values} | {key: key for key in declared}
         main(**checked(main, values | declared | arguments, names))
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def _declared(stage: str) -> dict:
+    """The parameters that dvc.yaml declares for the stage."""
+    try:
+        return dvc.api.params_show(stages=stage)
+    except StageNotFound:
+        raise UserError(f"dvc.yaml has no stage {stage}; `dvc stage list` shows all, params.yaml lists their items") from None
 
 
 def checked(function: Callable, values: dict, names: dict[str, str]) -> dict:
