@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from sklearn.model_selection import StratifiedGroupKFold
 
-from stages.lib import store
+from stages.lib import checkpoint, store
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
@@ -27,7 +26,6 @@ from stages.lib.training import autocast, cosine, device, generator, progress, s
 from stages.lib.training import optimizer as make_optimizer
 from stages.lib.views import Views
 
-PRETRAINED = Path("models/pretrained.safetensors")
 INITS = ("random", "pretrained")
 
 
@@ -75,8 +73,9 @@ def main(
 
     facts = {"seed": seed, "folds": folds, "fold_seed": fold_seed, "init": init, "trainable": trainable, "epochs": epochs,
              "batch_size": batch_size, "optimizer": optimizer, "views": vars(views), "classes": classes, "device": where.type}
-    inputs = [PRETRAINED, Path(f"data/frames/{task}/frames.npy"), Path(f"data/frames/{task}/clips.csv"), Path(__file__)]
-    resume = Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *sorted(Path(__file__).parent.glob("lib/*.py"))])
+    inputs = [checkpoint.PRETRAINED, *(Path(f"data/frames/{task}/{name}") for name in ("frames.npy", "clips.csv"))]
+    code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
+    resume = Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *code])
     state = resume.load() or {"predicted": torch.zeros(len(table), len(classes)), "rows": []}
     predicted, rows = state["predicted"], state["rows"]
 
@@ -135,10 +134,9 @@ def check_apart(table: pd.DataFrame, held_out: np.ndarray) -> None:
 
 def initial(init: str) -> Backbone:
     """The backbone before fine-tuning, of the pretrained one's architecture."""
-    with safe_open(PRETRAINED, framework="pt") as file:
-        backbone = Backbone(file.metadata()["arch"])
-        if init == "pretrained":
-            backbone.network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    backbone = Backbone(checkpoint.facts()["arch"])
+    if init == "pretrained":
+        backbone.network.load_state_dict(checkpoint.weights())
     return backbone
 
 

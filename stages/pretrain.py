@@ -6,7 +6,6 @@ writes  models/pretrained.safetensors   backbone weights under torchvision's key
                                         held_out_loss, seconds
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -16,9 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 
-from stages.lib import store
+from stages.lib import checkpoint, store
 from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone
@@ -169,16 +167,12 @@ def held_out_loss(model: ContrastiveMethod, held_out: ClipSet, batch_size: int, 
 
 
 def write(rows: list[dict], best: dict, facts: dict) -> None:
-    """The epochs as csv and the kept weights as safetensors, whose metadata holds strings only."""
-    for folder in ("models", "reports"):
-        Path(folder).mkdir(exist_ok=True)
-    table = pd.DataFrame(rows)
-    table.to_csv("reports/pretrain.csv", index=False)
-    facts |= {"epoch": best["epoch"], "held_out_loss": best["held_out_loss"], "seconds": round(table["seconds"].sum(), 1)}
-    weights = {name: value.contiguous() for name, value in best["weights"].items()}
-    metadata = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in facts.items()}
-    save_file(weights, "models/pretrained.safetensors", metadata)
-    print(f"models/pretrained.safetensors: {facts['arch']} after epoch {best['epoch']} of {facts['epochs']}, held-out loss "
+    """The epochs as csv; the kept weights with the facts of the run."""
+    Path("reports").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv("reports/pretrain.csv", index=False)
+    facts |= {"epoch": best["epoch"], "held_out_loss": best["held_out_loss"]}
+    checkpoint.write(best["weights"], facts)
+    print(f"{checkpoint.PRETRAINED}: {facts['arch']} after epoch {best['epoch']} of {facts['epochs']}, held-out loss "
           f"{best['held_out_loss']:.4f}; loss curves in reports/pretrain.csv")
 
 

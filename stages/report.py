@@ -23,9 +23,8 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
 
-from stages.lib import figures, scores, store
+from stages.lib import checkpoint, figures, scores, store
 from stages.lib.params import UserError, require, run
 from stages.lib.tasks import groups
 
@@ -52,8 +51,8 @@ def main(
     for name in names:
         require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
     results = [evaluate(name, tasks[name]["classes"], bootstrap_samples, confidence, seed) for name in names]
-    epochs, facts = _read("reports/pretrain.csv", pd.read_csv), _read("models/pretrained.safetensors", _header)
-    pretrained = _defined({"held_out_loss": float(facts["held_out_loss"]), "epoch": int(facts["epoch"])})
+    epochs, facts = _read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
+    pretrained = _defined({name: facts[name] for name in ("held_out_loss", "epoch")})
     metrics = {result["task"]: result["metrics"] for result in results} | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
     parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "finetune": finetune}
@@ -63,6 +62,7 @@ def main(
         facts=facts,
         pretrained=pretrained,
         epochs=len(epochs),
+        seconds=epochs["seconds"].sum(),
         losses=figures.losses(epochs, pretrained["epoch"]),
         audit=_read("reports/us4_audit.csv").to_dict("records"),
         parameters=pd.json_normalize(parameters).to_dict("records")[0],  # {"pretrain.epochs": …}, the names for -S
@@ -131,16 +131,8 @@ def _read(path: str, reader: Callable = store.table):
         return reader(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except (ValueError, SafetensorError) as error:  # pandas: an empty or broken csv
+    except ValueError as error:  # pandas: an empty or broken csv
         raise UserError(f"{path} cannot be read ({error}); remove it and run `dvc repro` to make it again") from None
-
-
-def _header(path: str) -> dict[str, str]:
-    """The facts in the header of a safetensors file, as text."""
-    with safe_open(path, framework="numpy") as weights:
-        facts = weights.metadata() or {}
-    require("held_out_loss" in facts, f"{path} does not say how it was trained; run `dvc repro -f pretrain`")
-    return facts
 
 
 def _defined(numbers: dict[str, float]) -> dict[str, float]:

@@ -60,7 +60,7 @@ def main(
     plan += gallbladders(clips_per_class["gallbladder"], images_per_class)
     with replacing(OUT) as folder:
         jobs = {clip: (clip, folder, seed, seconds, max_frames) for clip in plan}
-        done = tqdm(processes.each(record, jobs, processes.workers()), "simulate", len(plan), unit="clip")
+        done = tqdm(processes.each(record, jobs, processes.workers()), "simulate", len(plan), unit="clip", disable=None)
         lines = dict(done)
         for result in lines.values():
             if isinstance(result, BaseException):

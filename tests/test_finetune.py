@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import write_frame_store
-from safetensors.torch import save_file
 
 from stages import finetune
+from stages.lib import checkpoint
 from stages.lib.networks import Backbone
 from stages.lib.params import UserError
 
@@ -28,9 +28,7 @@ def toy(workspace):
               {"clip": "z.mp4", "label": "ill", "left_out": "broken"}]
     write_frame_store(workspace / "data/frames/toy", [{"subset": "convex"} | clip for clip in clips])
     torch.manual_seed(1)
-    weights = {name: value.contiguous() for name, value in Backbone("resnet18").network.state_dict().items()}
-    (workspace / "models").mkdir()
-    save_file(weights, "models/pretrained.safetensors", {"arch": "resnet18"})
+    checkpoint.write(Backbone("resnet18").network.state_dict(), {"arch": "resnet18"})
     return workspace
 
 

@@ -75,9 +75,9 @@ def test_the_loss_is_the_sum_of_its_terms(train, draw, labelled):
     contrastive = nt_xent_loop(left.detach(), right.detach(), 0.5, [1.0] * 4)
     logits = model.classifier(feature)
     rows = [(logits[view * 4 + i], int(label[i])) for view in range(2) for i in range(4) if label[i] >= 0]
-    each = [-float(row[number] - row.logsumexp(0)) for row, number in rows]
+    each = [-(row[number] - row.logsumexp(0)).item() for row, number in rows]
     classification = 2 * sum(each) / len(each) if each else 0.0
     assert float(terms["contrastive"]) == pytest.approx(contrastive, abs=1e-6)
     assert float(terms["classification"]) == pytest.approx(classification, abs=1e-5)
-    assert float(loss) == pytest.approx(contrastive + 0.2 * classification, abs=1e-5)
+    assert loss.item() == pytest.approx(contrastive + 0.2 * classification, abs=1e-5)
     assert torch.isfinite(loss)
