@@ -41,6 +41,8 @@ def main(
     """
     require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
     require(0 < held_out_fraction < 1, f"params.yaml: assemble_us4.held_out_fraction is {held_out_fraction}; it needs 0 … 1")
+    single = [name for name, labels in classes.items() if not isinstance(labels, list)]
+    require(not single, f"params.yaml: assemble_us4.classes.{''.join(single[:1])} must be a list of source/label")
     wanted = [*sources, *finetune["tasks"]]
     absent = [name for name in wanted if name not in extract_frames["sources"]]
     require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4 or finetune asks for it")

@@ -22,8 +22,7 @@ from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
 from stages.lib.tasks import groups, task_clips
-from stages.lib.training import autocast, cosine, device, generator, progress, set_learning_rate
-from stages.lib.training import optimizer as make_optimizer
+from stages.lib.training import autocast, descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
 
 INITS = ("random", "pretrained")
@@ -155,22 +154,22 @@ def train(
     rows = training.nonzero().flatten()
     rows_per_epoch = len(rows) - (len(rows) % batch_size == 1)                  # batch norm cannot take a batch of one
     steps = math.ceil(rows_per_epoch / batch_size)
-    settings = dict(settings)
-    schedule = cosine(settings["learning_rate"], settings.pop("constant_fraction"), epochs * steps)
-    descent = make_optimizer(network.parameters(), **settings)
+    fixed = {"parameters": network.parameters(), "steps": epochs * steps}
+    names = {key: f"finetune.optimizer.{key}" for key in settings}
+    optimizer, schedule = descent(**checked(descent, fixed | settings, names))
     for epoch in range(epochs):
         network.train()
         order = rows[torch.randperm(len(rows), generator=draw, device=draw.device)[:rows_per_epoch]]
         total = 0.0
         for step, chosen in enumerate(order.split(batch_size), epoch * steps):
-            set_learning_rate(descent, schedule(step))
+            set_learning_rate(optimizer, schedule(step))
             seen = views.normalise(views(frames[chosen].float() / 255, draw))   # B x 1 x H x W
             with autocast(frames.device):
                 logits = network(seen)
             loss = F.cross_entropy(logits.float(), labels[chosen])
-            descent.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            descent.step()
+            optimizer.step()
             total += loss.detach() * len(chosen)
         yield float(total) / rows_per_epoch
 

@@ -22,7 +22,7 @@ from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone
 from stages.lib.params import UserError, checked, require, run
 from stages.lib.resume import Resume
-from stages.lib.training import autocast, cosine, device, generator, optimizer, progress, set_learning_rate
+from stages.lib.training import autocast, descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
 
 STAGES = Path(__file__).parent
@@ -63,9 +63,10 @@ def main(
             "pretrain.keep to last_epoch")
     model = build(method, methods, Backbone(arch), train).to(where)
     steps = steps_per_epoch or math.ceil(len(train) / batch_size)
-    settings = dict(methods[method]["optimizer"])
-    schedule = cosine(settings["learning_rate"], settings.pop("constant_fraction"), epochs * steps)
-    descent = optimizer(model.parameters(), **settings)
+    settings = methods[method]["optimizer"]
+    names = {key: f"methods.{method}.optimizer.{key}" for key in settings}
+    fixed = {"parameters": model.parameters(), "steps": epochs * steps}
+    optimizer, schedule = descent(**checked(descent, fixed | settings, names))
     draw = generator(seed, where)
 
     facts = {"seed": seed, "method": method, "arch": arch, "epochs": epochs, "batch_size": batch_size,
@@ -75,7 +76,7 @@ def main(
     rows, best = [], {}
     if state := resume.load():
         model.load_state_dict(state["model"])
-        descent.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
         draw.set_state(state["draw"])
         rows, best = state["rows"], state["best"]
         print(f"pretrain: {len(rows)} of {epochs} epochs were done before, going on", flush=True)
@@ -84,7 +85,7 @@ def main(
         start = time.perf_counter()
         row = {"epoch": epoch, "step": (epoch + 1) * steps, "learning_rate": schedule((epoch + 1) * steps - 1)}
         batches = train.batches(batch_size, model.pick, draw, steps_per_epoch)
-        row |= train_epoch(model, batches, descent, schedule, epoch * steps, draw)
+        row |= train_epoch(model, batches, optimizer, schedule, epoch * steps, draw)
         if not math.isfinite(row["loss"]):
             raise UserError(f"the loss is {row['loss']} in epoch {epoch}; lower methods.{method}.optimizer.learning_rate")
         row |= {"held_out_loss": held_out_loss(model, held_out, batch_size, generator(seed, where))}
@@ -92,7 +93,7 @@ def main(
         if keep == "last_epoch" or not best or row["held_out_loss"] < best["held_out_loss"]:
             weights = {name: value.detach().to("cpu", copy=True) for name, value in model.backbone.network.state_dict().items()}
             best = {"epoch": epoch, "held_out_loss": row["held_out_loss"], "weights": weights}
-        resume.save(model=model.state_dict(), optimizer=descent.state_dict(), draw=draw.get_state(), rows=rows, best=best)
+        resume.save(model=model.state_dict(), optimizer=optimizer.state_dict(), draw=draw.get_state(), rows=rows, best=best)
 
     write(rows, best, facts | {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]})
     resume.remove()
@@ -123,7 +124,7 @@ def build(method: str, methods: dict, backbone: Backbone, clip_set: ClipSet) -> 
 def train_epoch(
     model: ContrastiveMethod,
     batches: Iterable[tuple[torch.Tensor, Clips]],
-    descent: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     schedule: Callable[[int], float],
     first_step: int,
     draw: torch.Generator,
@@ -137,13 +138,13 @@ def train_epoch(
     model.train()
     totals, seen = {}, 0
     for step, (frames, clips) in enumerate(batches, first_step):                # B x k x 1 x H x W
-        set_learning_rate(descent, schedule(step))
-        model.before_step(frames, descent)
+        set_learning_rate(optimizer, schedule(step))
+        model.before_step(frames, optimizer)
         with autocast(frames.device):
             loss, terms = model.loss(frames, clips, draw)
-        descent.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        descent.step()
+        optimizer.step()
         model.after_step()
         for name, value in {"loss": loss.detach(), **terms}.items():
             totals[name] = totals.get(name, 0) + value * len(frames)

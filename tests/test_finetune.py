@@ -127,6 +127,8 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),
         ({"tasks": {"toy": {"classes": ["ill", "dead"], "subsets": []}}}, "class dead"),
         ({"tasks": {}}, "tasks has no such block"),
+        ({"tasks": {"toy": {"classes": ["ill", "well"]}}}, "tasks.toy has no subsets"),
+        ({"optimizer": {"name": "adam"}}, "is missing"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(toy, change, sentence):

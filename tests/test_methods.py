@@ -14,7 +14,7 @@ from stages.lib import store
 from stages.lib.clip_set import ClipSet
 from stages.lib.networks import Backbone
 from stages.lib.params import UserError
-from stages.lib.training import optimizer
+from stages.lib.training import descent
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "stages/methods").glob("*.py"))
@@ -47,12 +47,12 @@ def test_the_block_is_the_signature(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_reach_every_trained_parameter_and_lower_the_loss(name, train, draw):
     model = build(name, train, views=BLOCKS[name]["views"] | {"brightness": 0.0, "contrast": 0.0})
-    descent = optimizer(model.parameters(), "adam", 1e-3, 0.0)
+    optimizer, schedule = descent(model.parameters(), 10**6, "adam", 1e-3, 0.0, 1.0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     losses = []
     for epoch in range(25):
         batches = train.batches(len(train), model.pick, draw)
-        losses.append(pretrain.train_epoch(model, batches, descent, lambda step: 1e-3, epoch, draw)["loss"])
+        losses.append(pretrain.train_epoch(model, batches, optimizer, schedule, epoch, draw)["loss"])
     for key, parameter in model.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), key
         moved = not torch.equal(parameter.detach(), before[key])

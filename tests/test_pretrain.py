@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-import yaml
 from conftest import write_us4
 from safetensors.torch import load_file
 from test_methods import BLOCKS, METHODS
@@ -13,11 +12,16 @@ from stages import pretrain
 from stages.lib import checkpoint
 from stages.lib.params import UserError
 from stages.lib.resume import Resume
-from stages.lib.training import cosine
+from stages.lib.training import descent
 
 CLIPS = [(3 + number % 4, ["a", "b", ""][number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
 SETTINGS = {"seed": 0, "method": "uscl", "arch": "resnet18", "epochs": 4, "batch_size": 4, "steps_per_epoch": None,
             "keep": "best_held_out_loss", "methods": BLOCKS}
+
+
+def changed(part, **values):
+    """The blocks of all methods with some values of a part of USCL's changed."""
+    return BLOCKS | {"uscl": BLOCKS["uscl"] | {part: BLOCKS["uscl"][part] | values}}
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def test_the_seed_decides(us4):
 
 
 def test_the_schedule_is_constant_then_a_cosine_to_zero():
-    rate = cosine(0.3, 0.2, 100)
+    _, rate = descent([torch.nn.Parameter(torch.zeros(1))], 100, "adam", 0.3, 0.0, 0.2)
     assert [rate(step) for step in (0, 10, 20)] == [0.3] * 3
     assert rate(60) == pytest.approx(0.15) and rate(100) == pytest.approx(0)
     assert all(rate(step + 1) < rate(step) for step in range(20, 100))
@@ -118,6 +122,10 @@ def test_the_schedule_is_constant_then_a_cosine_to_zero():
         ({"keep": "best"}, "pretrain.keep is 'best'; choose from best_held_out_loss, last_epoch"),
         ({"steps_per_epoch": 0}, "pretrain.steps_per_epoch"),
         ({"methods": {}}, "methods has no block 'uscl'"),
+        ({"methods": changed("optimizer", lr=0.1)}, "methods.uscl.optimizer.lr is not a parameter"),
+        ({"methods": changed("optimizer", name="lars")}, "optimizer.name is 'lars'; choose from adam, adamw, sgd"),
+        ({"methods": changed("optimizer", learning_rate=0)}, "optimizer.learning_rate is 0; it must be above 0"),
+        ({"methods": changed("views", crop_scale=["a", "b"])}, "views.crop_scale is .* it needs two numbers"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(us4, change, sentence):
@@ -127,8 +135,7 @@ def test_what_cannot_be_trained_is_one_sentence(us4, change, sentence):
 
 
 def test_a_diverging_run_stops_and_keeps_the_state_before(us4):
-    blocks = yaml.safe_load(yaml.safe_dump(BLOCKS))
-    blocks["uscl"]["optimizer"] |= {"name": "sgd", "learning_rate": 1.0e30}
+    blocks = changed("optimizer", name="sgd", learning_rate=1.0e30)
     with pytest.raises(UserError, match="lower methods.uscl.optimizer.learning_rate"):
         pretrain.main(**SETTINGS | {"methods": blocks})
     assert not (us4 / "models/pretrained.safetensors").exists()

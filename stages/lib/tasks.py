@@ -20,6 +20,8 @@ def task_clips(task: str, tasks: dict) -> pd.DataFrame:
     """
     if task not in tasks:
         raise UserError(f"params.yaml: finetune.tasks names {task!r}, but tasks has no such block; add tasks.{task}.classes")
+    absent = {"classes", "subsets"} - set(tasks[task])
+    require(not absent, f"params.yaml: tasks.{task} has no {', '.join(sorted(absent))}; both lists must be there")
     classes, subsets = tasks[task]["classes"], tasks[task]["subsets"]
     require(len(set(classes)) >= 2, f"params.yaml: tasks.{task}.classes is {classes}; it needs two classes or more")
     clips = store.table(Path("data/frames", task, "clips.csv"))

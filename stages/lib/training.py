@@ -28,31 +28,38 @@ def generator(seed: int, where: torch.device) -> torch.Generator:
     return torch.Generator(where).manual_seed(seed)
 
 
-def optimizer(
-    parameters: Iterable[torch.nn.Parameter], name: str, learning_rate: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """An optimiser of the parameters that want a gradient.
+def descent(
+    parameters: Iterable[torch.nn.Parameter],
+    steps: int,
+    name: str,
+    learning_rate: float,
+    weight_decay: float,
+    constant_fraction: float,
+) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+    """An optimiser of the parameters that want a gradient, and the learning rate of each step, counted from 0.
+
+    The rate is constant for a fraction of the run, then half a cosine that would reach 0 just after the last step
+    (Loshchilov & Hutter 2017, Eq. 5, one period).
 
     Args:
+        steps: of the whole run.
         name: adam | adamw | sgd (with momentum 0.9).
         weight_decay: L2 penalty; decoupled for adamw.
+        constant_fraction: of the steps, before the cosine begins.
     """
     require(name in OPTIMIZERS, f"params.yaml: optimizer.name is {name!r}; choose from {', '.join(OPTIMIZERS)}")
-    require(learning_rate > 0, f"params.yaml: learning_rate is {learning_rate}; it must be above 0")
-    require(weight_decay >= 0, f"params.yaml: weight_decay is {weight_decay}; it cannot be negative")
+    require(learning_rate > 0, f"params.yaml: optimizer.learning_rate is {learning_rate}; it must be above 0")
+    require(weight_decay >= 0, f"params.yaml: optimizer.weight_decay is {weight_decay}; it cannot be negative")
+    require(0 <= constant_fraction <= 1, f"params.yaml: optimizer.constant_fraction is {constant_fraction}; choose 0 to 1")
     options = {"momentum": 0.9} if name == "sgd" else {}
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return OPTIMIZERS[name](trained, lr=learning_rate, weight_decay=weight_decay, fused=True, **options)
-
-
-def cosine(learning_rate: float, constant_fraction: float, steps: int) -> Callable[[int], float]:
-    """The learning rate of each step, counted from 0: constant for a fraction of the run, then half a cosine to 0.
-
-    Source: Loshchilov & Hutter 2017, Eq. 5, one period. The last step is taken just before the rate would reach 0.
-    """
-    require(0 <= constant_fraction <= 1, f"params.yaml: constant_fraction is {constant_fraction}; it is a fraction, 0 to 1")
+    optimizer = OPTIMIZERS[name](trained, lr=learning_rate, weight_decay=weight_decay, fused=True, **options)
     constant = constant_fraction * steps
-    return lambda step: learning_rate * (1 + math.cos(math.pi * max(0, step - constant) / max(1, steps - constant))) / 2
+
+    def rate(step: int) -> float:
+        return learning_rate * (1 + math.cos(math.pi * max(0, step - constant) / max(1, steps - constant))) / 2
+
+    return optimizer, rate
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -34,6 +34,9 @@ class Views:
         mean: float,
         std: float,
     ):
+        for name, value in (("crop_scale", crop_scale), ("crop_ratio", crop_ratio)):
+            numbers = len(value) == 2 and all(isinstance(end, (int, float)) for end in value)
+            require(numbers, f"views.{name} is {value}; it needs two numbers, the least and the most")
         require(0 < crop_scale[0] <= crop_scale[-1] <= 1, f"views.crop_scale is {crop_scale}; it needs 0 < least <= most <= 1")
         require(0 < crop_ratio[0] <= crop_ratio[-1], f"views.crop_ratio is {crop_ratio}; it needs 0 < least <= most")
         require(0 <= flip_probability <= 1, f"views.flip_probability is {flip_probability}; it is a probability, 0 to 1")
