@@ -3,6 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# caches stay in the checkout, too
+export PIP_NO_CACHE_DIR := 1
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
+export DVC_GLOBAL_CONFIG_DIR := $(CURDIR)/.dvc/tmp/config
+export MPLCONFIGDIR := $(CURDIR)/.dvc/tmp/matplotlib
 
 .PHONY: repro test lint
 
