@@ -143,12 +143,13 @@ def test_gallbladder_videos_alone_and_images_without_a_list(tmp_path):
         table("gallbladder", tmp_path)
 
 
-def test_covid_blues(tmp_path):
-    make(tmp_path, ["videos/patient_10_L1.mp4", "videos/patient_3_R2_2.mp4", "videos/odd.mp4", "LICENSE"])
+@pytest.mark.parametrize("videos", ["lus_videos", "videos"])
+def test_covid_blues(tmp_path, videos):
+    make(tmp_path, [f"{videos}/patient_10_L1.mp4", f"{videos}/patient_3_R2_2.mp4", f"{videos}/odd.mp4", "LICENSE"])
     assert table("covid_blues", tmp_path)[0] == {
-        "videos/odd.mp4": ("", "", "", False),
-        "videos/patient_10_L1.mp4": ("", "10", "", False),
-        "videos/patient_3_R2_2.mp4": ("", "3", "", False),
+        f"{videos}/odd.mp4": ("", "", "", False),
+        f"{videos}/patient_10_L1.mp4": ("", "10", "", False),
+        f"{videos}/patient_3_R2_2.mp4": ("", "3", "", False),
     }
 
 

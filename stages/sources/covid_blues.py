@@ -3,7 +3,7 @@
 Wiedemann et al., IEEE JBHI 2025; github.com/NinaWie/COVID-BLUES; CC BY-NC-ND 4.0. The name holds patient, side and
 zone, and a 2 where a zone was filmed twice:
 
-    videos/patient_<id>_<L|R><zone>[_2].mp4
+    lus_videos/patient_<id>_<L|R><zone>[_2].mp4          as in the public repository; videos/ does, too
 """
 
 import re
@@ -13,13 +13,14 @@ import pandas as pd
 
 from stages.lib import catalogue
 
-LAYOUT = "videos/ with patient_<id>_<L|R><zone>.mp4"
+LAYOUT = "lus_videos/ or videos/ with patient_<id>_<L|R><zone>.mp4"
 
 
 def clips(folder: Path) -> pd.DataFrame:
     """The table of videos; the patient is '' where the name has another form."""
     rows = []
-    for path in catalogue.recordings(folder / "videos"):
+    videos = folder / "lus_videos"
+    for path in catalogue.recordings(videos if videos.is_dir() else folder / "videos"):
         patient = re.match("patient_([^_]+)_", path.name)
         rows.append(catalogue.row(folder, path, "", patient[1] if patient else ""))
     return catalogue.table(rows, folder, LAYOUT)
