@@ -59,8 +59,8 @@ def main(
     train, held_out = (ClipSet(store.read("data/us4"), split, where) for split in ("train", "held_out"))
     require(2 <= batch_size <= len(train), f"params.yaml: pretrain.batch_size is {batch_size}; choose 2 to {len(train)}, "
             "the number of training clips")
-    require(len(held_out) > 0 or keep == "last_epoch", "no clip is held out: raise assemble_us4.held_out_fraction or set "
-            "pretrain.keep to last_epoch")
+    require(len(held_out) > 1 or keep == "last_epoch", f"clips held out: {len(held_out)}, too few to choose an epoch by: raise "
+            "assemble_us4.held_out_fraction or set pretrain.keep to last_epoch")
     model = build(method, methods, Backbone(arch), train).to(where)
     steps = steps_per_epoch or math.ceil(len(train) / batch_size)
     settings = methods[method]["optimizer"]
@@ -158,13 +158,15 @@ def held_out_loss(model: ContrastiveMethod, held_out: ClipSet, batch_size: int, 
 
     Of a method with several terms it is `contrastive` that counts, as in USCL: labels must not choose the checkpoint.
     """
+    if not len(held_out):
+        return math.nan
     model.eval()
     total = 0.0
     for frames, clips in held_out.batches(batch_size, model.pick, draw):
         with autocast(frames.device):
             loss, terms = model.loss(frames, clips, draw)
         total += terms.get("contrastive", loss) * len(frames)
-    return float(total) / len(held_out) if len(held_out) else math.nan
+    return float(total) / len(held_out)
 
 
 def write(rows: list[dict], best: dict, facts: dict) -> None:

@@ -58,6 +58,15 @@ def test_keep_last_epoch_keeps_the_last(us4):
     assert checkpoint.facts()["epoch"] == 3
 
 
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_no_epoch_is_chosen_by_fewer_than_two_clips(workspace, held_out):
+    """A single clip has no negative: its loss is 0 in every epoch."""
+    write_us4(workspace / "data/us4", [(3, "a", "train")] * 6 + [(3, "a", "held_out")] * held_out)
+    with pytest.raises(UserError, match=f"clips held out: {held_out}, too few"):
+        pretrain.main(**SETTINGS)
+    pretrain.main(**SETTINGS | {"keep": "last_epoch", "epochs": 1})
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("killed_in", [1, 3])
 def test_an_interrupted_run_ends_with_the_same_weights(us4, monkeypatch, method, killed_in):
