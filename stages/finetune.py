@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from sklearn.model_selection import StratifiedGroupKFold
 
 from stages.lib import checkpoint, store
+from stages.lib.initial import initialise, named_file
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
 from stages.lib.tasks import groups, task_clips
-from stages.lib.training import autocast, descent, device, generator, progress, set_learning_rate
+from stages.lib.training import descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
-
-INITS = ("random", "pretrained")
 
 
 def main(
@@ -46,7 +45,7 @@ def main(
     Args:
         seed: of initial weights, order of frames and views.
         task: name of the task, its source and its block in `tasks`.
-        init: random | pretrained, the backbone's weights before fine-tuning.
+        init: random | imagenet | pretrained | a file: the backbone's weights before fine-tuning.
         trainable: last_block | head | all; what trains beside the new classifier.
         folds: into how many parts the patients are divided.
         fold_seed: of the division, apart from `seed`, so that runs of several seeds share their folds.
@@ -56,7 +55,8 @@ def main(
         views: augmentation of the training frames.
         tasks: classes and subsets of each task.
     """
-    require(init in INITS, f"params.yaml: finetune.init is {init!r}; choose from {', '.join(INITS)}")
+    arch = checkpoint.facts()["arch"]
+    initialise(Backbone(arch), init, "finetune.init")
     require(epochs > 0, f"params.yaml: finetune.epochs is {epochs}; it must be at least 1")
     require(batch_size > 1, f"params.yaml: finetune.batch_size is {batch_size}; it must be at least 2")
     clips = with_folds(task_clips(task, tasks), task, folds, fold_seed)
@@ -72,7 +72,8 @@ def main(
 
     facts = {"seed": seed, "folds": folds, "fold_seed": fold_seed, "init": init, "trainable": trainable, "epochs": epochs,
              "batch_size": batch_size, "optimizer": optimizer, "views": vars(views), "classes": classes, "device": where.type}
-    inputs = [checkpoint.PRETRAINED, *(Path(f"data/frames/{task}/{name}") for name in ("frames.npy", "clips.csv"))]
+    inputs = [checkpoint.PRETRAINED, *named_file(init)]
+    inputs += [Path(f"data/frames/{task}/{name}") for name in ("frames.npy", "clips.csv")]
     code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
     resume = Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *code])
     state = resume.load() or {"predicted": torch.zeros(len(table), len(classes)), "rows": []}
@@ -83,7 +84,7 @@ def main(
         held_out = torch.tensor(table["fold"].to_numpy(dtype=int) == fold, device=where)
         check_apart(table, held_out.cpu().numpy())
         torch.manual_seed(seed * folds + fold)
-        network = Classifier(initial(init), len(classes)).to(where)
+        network = Classifier(initialise(Backbone(arch), init, "finetune.init"), len(classes)).to(where)
         network.train_only(trainable)
         draw = generator(seed * folds + fold, where)
         epoch_losses = train(network, frames, labels, ~held_out, views, optimizer, epochs, batch_size, draw)
@@ -131,14 +132,6 @@ def check_apart(table: pd.DataFrame, held_out: np.ndarray) -> None:
     assert not both, f"patients on both sides of a fold: {sorted(both)}"
 
 
-def initial(init: str) -> Backbone:
-    """The backbone before fine-tuning, of the pretrained one's architecture."""
-    backbone = Backbone(checkpoint.facts()["arch"])
-    if init == "pretrained":
-        backbone.network.load_state_dict(checkpoint.weights())
-    return backbone
-
-
 def train(
     network: Classifier,
     frames: torch.Tensor,
@@ -164,9 +157,7 @@ def train(
         for step, chosen in enumerate(order.split(batch_size), epoch * steps):
             set_learning_rate(optimizer, schedule(step))
             seen = views.normalise(views(frames[chosen].float() / 255, draw))   # B x 1 x H x W
-            with autocast(frames.device):
-                logits = network(seen)
-            loss = F.cross_entropy(logits.float(), labels[chosen])
+            loss = F.cross_entropy(network(seen), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -178,9 +169,8 @@ def train(
 def predict(network: Classifier, frames: torch.Tensor, views: Views) -> torch.Tensor:
     """Class probabilities [N, classes] of frames [N, 1, H, W] uint8, as they are: no augmentation, running statistics."""
     network.eval()
-    with autocast(frames.device):
-        logits = [network(views.normalise(part.float() / 255)) for part in frames.split(256)]
-    return torch.cat(logits).float().softmax(1)
+    logits = [network(views.normalise(part.float() / 255)) for part in frames.split(256)]
+    return torch.cat(logits).softmax(1)
 
 
 def write(

@@ -2,15 +2,18 @@
 
 reads   data/us4/                       frames.npy uint8 [N, size_px, size_px] and its tables
 writes  models/pretrained.safetensors   backbone weights under torchvision's key names; the run's facts as metadata
-        reports/pretrain.csv            a row per epoch: epoch, step, learning_rate, loss, the method's terms,
-                                        held_out_loss, seconds
+        reports/pretrain.csv            a row per epoch: epoch, step, learning_rate, loss, the method's terms, held_out_loss,
+                                        every few epochs knn_accuracy, alignment, uniformity; seconds
+        reports/pairs.csv               epoch, pair, clip, source, and what the method says of each pair (frame_distance,
+                                        weight, …), of those same epochs
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +21,13 @@ import torch
 
 from stages.lib import checkpoint, store
 from stages.lib.clip_set import Clips, ClipSet
+from stages.lib.initial import initialise, named_file
 from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone
 from stages.lib.params import UserError, checked, require, run
+from stages.lib.probe import held_out_loss, measures
 from stages.lib.resume import Resume
-from stages.lib.training import autocast, descent, device, generator, progress, set_learning_rate
+from stages.lib.training import descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
 
 STAGES = Path(__file__).parent
@@ -33,10 +38,11 @@ def main(
     seed: int,
     method: str,
     arch: str,
+    init: str,
     epochs: int,
     batch_size: int,
     steps_per_epoch: int | None,
-    keep: str,
+    probe_every: int,
     methods: dict,
 ) -> None:
     """Pretrain `arch` on the clips of data/us4.
@@ -45,61 +51,93 @@ def main(
         seed: of initial weights, order of clips, frames and views.
         method: file in stages/methods/ and block in `methods`.
         arch: any torchvision classifier that ends in a linear layer.
+        init: random | imagenet | a file of weights.
         epochs: passes over the training clips.
         batch_size: clips per step.
         steps_per_epoch: None visits every clip once.
-        keep: weights of the epoch with the lowest held-out loss, or of the last one.
-        methods: the method's block: {optimizer, views, and its own keyword arguments}.
+        probe_every: epochs between two looks at the held-out clips' features and at the pairs.
+        methods: the method's block: {optimizer, views, keep, and its own keyword arguments}.
     """
     require(epochs > 0, f"params.yaml: pretrain.epochs is {epochs}; it must be at least 1")
-    require(keep in KEEP, f"params.yaml: pretrain.keep is {keep!r}; choose from {', '.join(KEEP)}")
+    require(probe_every > 0, f"params.yaml: pretrain.probe_every is {probe_every}; it must be at least 1")
+    require(init != "pretrained", "params.yaml: pretrain.init is pretrained; choose from random, imagenet or a file of weights")
     require(steps_per_epoch is None or steps_per_epoch > 0, "params.yaml: pretrain.steps_per_epoch: null, or 1 and more")
     torch.manual_seed(seed)
     where = device()
-    train, held_out = (ClipSet(store.read("data/us4"), split, where) for split in ("train", "held_out"))
+    data = store.read("data/us4")
+    train, held_out = (ClipSet(data, split, where) for split in ("train", "held_out"))
+    require(len(train) > 1, f"clips to train on in data/us4: {len(train)}; contrast needs two or more, add clips or sources")
     require(2 <= batch_size <= len(train), f"params.yaml: pretrain.batch_size is {batch_size}; choose 2 to {len(train)}, "
             "the number of training clips")
+    model = build(method, methods, initialise(Backbone(arch), init, "pretrain.init"), train, held_out).to(where)
+    settings, keep = methods[method]["optimizer"], methods[method]["keep"]
+    require(keep in KEEP, f"params.yaml: methods.{method}.keep is {keep!r}; choose from {', '.join(KEEP)}")
     require(len(held_out) > 1 or keep == "last_epoch", f"clips held out: {len(held_out)}, too few to choose an epoch by: raise "
-            "assemble_us4.held_out_fraction or set pretrain.keep to last_epoch")
-    model = build(method, methods, Backbone(arch), train).to(where)
-    steps = steps_per_epoch or math.ceil(len(train) / batch_size)
-    settings = methods[method]["optimizer"]
+            f"assemble_us4.held_out_fraction or set methods.{method}.keep to last_epoch")
+    queue = methods[method].get("queue_size", batch_size)
+    require(queue >= batch_size, f"params.yaml: methods.{method}.queue_size is {queue}; it must hold a batch, {batch_size}")
+    steps = steps_per_epoch or train.steps(batch_size)
     names = {key: f"methods.{method}.optimizer.{key}" for key in settings}
-    fixed = {"parameters": model.parameters(), "steps": epochs * steps}
+    fixed = {"parameters": model.trained(), "steps": epochs * steps}
     optimizer, schedule = descent(**checked(descent, fixed | settings, names))
     draw = generator(seed, where)
 
-    facts = {"seed": seed, "method": method, "arch": arch, "epochs": epochs, "batch_size": batch_size,
-             "steps_per_epoch": steps, "keep": keep, "device": where.type, "params": methods[method]}
+    facts = {"seed": seed, "method": method, "arch": arch, "init": init, "epochs": epochs, "batch_size": batch_size,
+             "steps_per_epoch": steps, "probe_every": probe_every, "device": where.type, "params": methods[method]}
     code = [Path(__file__), STAGES / f"methods/{method}.py", *sorted(STAGES.glob("lib/*.py"))]
-    resume = Resume("models/pretrain.unfinished", facts, [Path("data/us4/clips.csv"), Path("data/us4/frames.npy"), *code])
-    rows, best = [], {}
+    inputs = [Path("data/us4/clips.csv"), Path("data/us4/frames.csv"), Path("data/us4/frames.npy"), *code]
+    resume = Resume("models/pretrain.unfinished", facts, [*inputs, *named_file(init)])
+    moving = {"model": model, "optimizer": optimizer}
+    rows, pairs, best = [], [], {}
     if state := resume.load():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        draw.set_state(state["draw"])
-        rows, best = state["rows"], state["best"]
+        restore(moving, draw, state)
+        rows, pairs, best = state["rows"], state["pairs"], state["best"]
         print(f"pretrain: {len(rows)} of {epochs} epochs were done before, going on", flush=True)
+    else:
+        resume.save(**snapshot(moving, draw), rows=rows, pairs=pairs, best=best)
 
     for epoch in progress(range(len(rows), epochs), epochs, f"pretrain {method}: epoch"):
-        start = time.perf_counter()
+        start, look = time.perf_counter(), (epoch + 1) % probe_every == 0 or epoch + 1 == epochs
         row = {"epoch": epoch, "step": (epoch + 1) * steps, "learning_rate": schedule((epoch + 1) * steps - 1)}
+        going = {"optimizer": optimizer, "schedule": schedule, "draw": draw}
+        going |= {"first_step": epoch * steps, "steps": epochs * steps}
         batches = train.batches(batch_size, model.pick, draw, steps_per_epoch)
-        row |= train_epoch(model, batches, optimizer, schedule, epoch * steps, draw)
-        if not math.isfinite(row["loss"]):
-            raise UserError(f"the loss is {row['loss']} in epoch {epoch}; lower methods.{method}.optimizer.learning_rate")
-        row |= {"held_out_loss": held_out_loss(model, held_out, batch_size, generator(seed, where))}
+        means, of_pairs, losses = train_epoch(model, batches, **going)
+        if not losses.isfinite().all():
+            restore(moving, draw, resume.load())
+            batches = train.batches(batch_size, model.pick, draw, steps_per_epoch)
+            raise UserError(diverged(model, batches, losses, going, data.clip_table["clip"])
+                            + f"; lower methods.{method}.optimizer.learning_rate ({resume.path} keeps the state before)")
+        row |= means | {"held_out_loss": held_out_loss(model, held_out, batch_size, generator(seed, where))}
+        if look:
+            row |= measures(model, train, held_out, generator(seed, where))
+            pairs.append({"epoch": epoch} | {name: value.cpu() for name, value in of_pairs.items()})
         rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
         if keep == "last_epoch" or not best or row["held_out_loss"] < best["held_out_loss"]:
             weights = {name: value.detach().to("cpu", copy=True) for name, value in model.backbone.network.state_dict().items()}
             best = {"epoch": epoch, "held_out_loss": row["held_out_loss"], "weights": weights}
-        resume.save(model=model.state_dict(), optimizer=optimizer.state_dict(), draw=draw.get_state(), rows=rows, best=best)
+        resume.save(**snapshot(moving, draw), rows=rows, pairs=pairs, best=best)
 
     write(rows, best, facts | {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]})
+    write_pairs(pairs, data.clip_table)
     resume.remove()
 
 
-def build(method: str, methods: dict, backbone: Backbone, clip_set: ClipSet) -> ContrastiveMethod:
+def snapshot(moving: dict, draw: torch.Generator) -> dict:
+    """The state of model, optimiser and random stream, as `Resume` can save it."""
+    return {name: part.state_dict() for name, part in moving.items()} | {"draw": draw.get_state()}
+
+
+def restore(moving: dict, draw: torch.Generator, state: dict) -> None:
+    """Put model, optimiser and random stream back to a saved state."""
+    for name, part in moving.items():
+        part.load_state_dict(state[name])
+    draw.set_state(state["draw"])
+
+
+def build(
+    method: str, methods: dict, backbone: Backbone, clip_set: ClipSet, meta_set: ClipSet
+) -> ContrastiveMethod:
     """The `Method` of stages/methods/<method>.py around the backbone, with the keyword arguments of its block.
 
     Raises:
@@ -111,13 +149,14 @@ def build(method: str, methods: dict, backbone: Backbone, clip_set: ClipSet) -> 
     require(method in methods, f"params.yaml: methods has no block {method!r}; add one with the settings of the method")
     block = dict(methods[method])
     full = f"methods.{method}"
-    for part in ("optimizer", "views"):
+    for part in ("optimizer", "views", "keep"):
         require(part in block, f"params.yaml: {full}.{part} is missing")
-    block.pop("optimizer")
-    views = block.pop("views")
+    views = [block.pop(part) for part in ("optimizer", "keep", "views")][-1]
     views = Views(**checked(Views, views, {key: f"{full}.views.{key}" for key in views}))
-    fixed = {"backbone": backbone, "clip_set": clip_set, "views": views}
     kind = import_module(f"stages.methods.{method}").Method
+    fixed = {"backbone": backbone, "clip_set": clip_set, "views": views}
+    if "meta_set" in signature(kind).parameters:
+        fixed["meta_set"] = meta_set
     return kind(**checked(kind, fixed | block, {key: f"{full}.{key}" for key in block}))
 
 
@@ -126,47 +165,66 @@ def train_epoch(
     batches: Iterable[tuple[torch.Tensor, Clips]],
     optimizer: torch.optim.Optimizer,
     schedule: Callable[[int], float],
-    first_step: int,
     draw: torch.Generator,
-) -> dict[str, float]:
-    """One pass over `batches`; the means over clips of the loss and of its terms, read from the device once.
+    first_step: int,
+    steps: int,
+) -> tuple[dict[str, float], dict[str, torch.Tensor], torch.Tensor]:
+    """One pass over `batches`; nothing is read from the device before its end.
 
     Args:
         schedule: learning rate of each step of the run.
         first_step: number of the first step of this epoch in the run.
+        steps: of the whole run.
+
+    Returns:
+        The means over clips of the loss and of the method's other scalars; `index` (clip) and the method's values of each
+        pair, [pairs]; the loss of every step.
     """
     model.train()
-    totals, seen = {}, 0
+    scalars, vectors, sizes = {}, {}, []
+    model.progress = first_step / steps
     for step, (frames, clips) in enumerate(batches, first_step):                # B x k x 1 x H x W
         set_learning_rate(optimizer, schedule(step))
-        model.before_step(frames, optimizer)
-        with autocast(frames.device):
-            loss, terms = model.loss(frames, clips, draw)
+        model.before_step(frames, clips, optimizer, draw)
+        loss, terms = model.loss(frames, clips, draw)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        model.progress = (step + 1) / steps
         model.after_step()
-        for name, value in {"loss": loss.detach(), **terms}.items():
-            totals[name] = totals.get(name, 0) + value * len(frames)
-        seen += len(frames)
-    return {name: float(total) / seen for name, total in totals.items()}
+        sizes.append(len(frames))
+        for name, value in {"loss": loss.detach(), "index": clips.index, **terms}.items():
+            (vectors if value.dim() else scalars).setdefault(name, []).append(value)
+    size = torch.tensor(sizes, dtype=torch.float64)
+    columns = {name: torch.stack(values).double().cpu() for name, values in scalars.items()}
+    means = {name: float((column * size).sum() / size.sum()) for name, column in columns.items()}
+    return means, {name: torch.cat(values) for name, values in vectors.items()}, columns["loss"]
 
 
 @torch.no_grad()
-def held_out_loss(model: ContrastiveMethod, held_out: ClipSet, batch_size: int, draw: torch.Generator) -> float:
-    """The contrastive loss on the held-out clips, with running statistics and the same frames and views every epoch.
+def diverged(
+    model: ContrastiveMethod,
+    batches: Iterable[tuple[torch.Tensor, Clips]],
+    losses: torch.Tensor,
+    going: dict,
+    names: pd.Series,
+) -> str:
+    """At which step and clips an epoch went wrong; the model stands, and `batches` begin, where that epoch did.
 
-    Of a method with several terms it is `contrastive` that counts, as in USCL: labels must not choose the checkpoint.
+    The clips are those whose features are not finite, or all of the step where their features are.
     """
-    if not len(held_out):
-        return math.nan
-    model.eval()
-    total = 0.0
-    for frames, clips in held_out.batches(batch_size, model.pick, draw):
-        with autocast(frames.device):
-            loss, terms = model.loss(frames, clips, draw)
-        total += terms.get("contrastive", loss) * len(frames)
-    return float(total) / len(held_out)
+    place = int((~losses.isfinite()).nonzero()[0])
+    batches = iter(batches)
+    if place:
+        with torch.enable_grad():
+            train_epoch(model, islice(batches, place), **going)
+    frames, clips = next(batches)
+    feature = model.eval().backbone(model.views.normalise(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
+    broken = ~feature.isfinite().all((1, 2))
+    which = names[(clips.index[broken] if broken.any() else clips.index).tolist()].tolist()
+    some = ", ".join(which[:3]) + (f" and {len(which) - 3} more" if len(which) > 3 else "")
+    step = going["first_step"] + place
+    return f"the loss is {float(losses[place])} at step {step} (epoch {step // len(losses)}), clip {some}"
 
 
 def write(rows: list[dict], best: dict, facts: dict) -> None:
@@ -177,6 +235,15 @@ def write(rows: list[dict], best: dict, facts: dict) -> None:
     checkpoint.write(best["weights"], facts)
     print(f"{checkpoint.PRETRAINED}: {facts['arch']} after epoch {best['epoch']} of {facts['epochs']}, held-out loss "
           f"{best['held_out_loss']:.4f}; loss curves in reports/pretrain.csv")
+
+
+def write_pairs(pairs: list[dict], clips: pd.DataFrame) -> None:
+    """What the method says of each pair, as csv; no line where it says nothing."""
+    tables = [pd.DataFrame(epoch).rename_axis("pair").reset_index() for epoch in pairs if set(epoch) - {"epoch", "index"}]
+    table = pd.concat(tables or [pd.DataFrame(columns=["epoch", "pair", "index"])])
+    table = table.join(clips[["clip", "source"]], on="index").drop(columns="index")
+    first = ["epoch", "pair", "clip", "source"]
+    table[first + [name for name in table if name not in first]].round(6).to_csv("reports/pairs.csv", index=False)
 
 
 if __name__ == "__main__":

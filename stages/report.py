@@ -52,7 +52,9 @@ def main(
         require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
     results = [evaluate(name, tasks[name]["classes"], bootstrap_samples, confidence, seed) for name in names]
     epochs, facts = _read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
-    pretrained = _defined({name: facts[name] for name in ("held_out_loss", "epoch")})
+    looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
+    pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
+    pretrained = _defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
     metrics = {result["task"]: result["metrics"] for result in results} | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
     parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "finetune": finetune}

@@ -1,6 +1,7 @@
 """Every file of stages/methods/ by itself: built from its block of params.yaml, stepped, and looked at for gradients."""
 
 import inspect
+import math
 from importlib import import_module
 from pathlib import Path
 
@@ -20,17 +21,33 @@ ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "stages/methods").glob("*.py"))
 BLOCKS = yaml.safe_load((ROOT / "params.yaml").read_text())["methods"]
 CLIPS = [(frames, label, "train") for frames, label in zip([1, 2, 3, 5, 4, 3, 7, 6], ["a", "b", "", "a"] * 2, strict=True)]
+CLIPS += [(3, "a", "held_out"), (1, "", "held_out"), (9, "b", "held_out")]
+SMALL = {"embedding_width": 32, "hidden_width": 32}  # of heads that are wide when published
+
+
+def clip_sets(workspace, clips=CLIPS):
+    write_us4(workspace / "us4", clips)
+    return [ClipSet(store.read("us4"), split, torch.device("cpu")) for split in ("train", "held_out")]
 
 
 @pytest.fixture
 def train(workspace):
-    write_us4(workspace / "us4", CLIPS)
-    return ClipSet(store.read("us4"), "train", torch.device("cpu"))
+    return clip_sets(workspace)[0]
 
 
-def build(name, train, **change):
+@pytest.fixture
+def held_out(train):
+    return ClipSet(store.read("us4"), "held_out", torch.device("cpu"))
+
+
+def small(block):
+    return block | {key: value for key, value in SMALL.items() if key in block}
+
+
+def build(name, train, meta_set=None, **change):
+    """The method with its block of params.yaml, narrow where that is published very wide; the training clips as meta set."""
     torch.manual_seed(0)
-    return pretrain.build(name, {name: BLOCKS[name] | change}, Backbone("resnet18"), train)
+    return pretrain.build(name, {name: small(BLOCKS[name]) | change}, Backbone("resnet18"), train, meta_set or train)
 
 
 def test_every_method_has_a_block_and_every_block_a_method():
@@ -41,23 +58,29 @@ def test_every_method_has_a_block_and_every_block_a_method():
 def test_the_block_is_the_signature(name):
     accepted = inspect.signature(import_module(f"stages.methods.{name}").Method).parameters
     own = {key for key, parameter in accepted.items() if parameter.kind is parameter.KEYWORD_ONLY}
-    assert own == set(BLOCKS[name]) - {"optimizer", "views"}
+    assert own == set(BLOCKS[name]) - {"optimizer", "views", "keep"}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_steps_reach_every_trained_parameter_and_lower_the_loss(name, train, draw):
-    model = build(name, train, views=BLOCKS[name]["views"] | {"brightness": 0.0, "contrast": 0.0})
-    optimizer, schedule = descent(model.parameters(), 10**6, "adam", 1e-3, 0.0, 1.0)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+def test_steps_reach_every_trained_parameter_and_lower_the_loss(name, train, held_out, draw):
+    """Key encoders move, but take no gradient. Where there is a queue the loss counts from when it holds nothing but keys."""
+    gentle = BLOCKS[name]["views"] | {"brightness": 0.0, "contrast": 0.0, "crop_scale": [0.8, 1.0]}
+    queue = {"queue_size": 8} if "queue_size" in BLOCKS[name] else {}
+    model = build(name, train, held_out, views=gentle, **queue)
+    settings = ("sgd", 0.05) if name == "meta_uscl" else ("adam", 1e-3)
+    optimizer, schedule = descent(model.trained(), 10**6, *settings, 0.0, 0.0, 1.0, None)
+    before = {key: value.clone() for key, value in model.named_parameters()}
     losses = []
-    for epoch in range(25):
+    for epoch in range(30):
         batches = train.batches(len(train), model.pick, draw)
-        losses.append(pretrain.train_epoch(model, batches, optimizer, schedule, epoch, draw)["loss"])
+        means, _, _ = pretrain.train_epoch(model, batches, optimizer, schedule, draw, epoch, 30)
+        losses.append(means["loss"])
     for key, parameter in model.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), key
-        moved = not torch.equal(parameter.detach(), before[key])
-        assert moved == parameter.requires_grad, key
-    assert sum(losses[-5:]) < sum(losses[:5])
+        assert parameter.requires_grad != key.startswith("key_"), key
+        assert not torch.equal(parameter.detach(), before[key]), key
+    start = 5 if queue else 0
+    assert sum(losses[-5:]) < sum(losses[start : start + 5])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -69,16 +92,39 @@ def test_picked_frames_lie_within_their_clips(name, train, draw):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_key_too_many_too_few_or_a_zero_temperature_is_named(name, train):
+def test_looking_at_held_out_clips_changes_nothing(name, train, held_out, draw):
+    model = build(name, train, held_out)
+    before = {key: value.clone() for key, value in model.state_dict().items() if torch.is_tensor(value)}
+    first, again = (pretrain.held_out_loss(model, held_out, 2, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert first == again and math.isfinite(first)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_logged_is_a_number_for_the_batch_or_one_for_each_pair(name, train, held_out, draw):
+    model = build(name, train, held_out)
+    optimizer, schedule = descent(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
+    batches = train.batches(4, model.pick, draw, steps=2)
+    means, pairs, losses = pretrain.train_epoch(model, batches, optimizer, schedule, draw, 0, 2)
+    assert all(isinstance(value, float) for value in means.values()) and len(losses) == 2
+    assert all(len(values) == 8 and not values.requires_grad for values in pairs.values())
+    assert means["loss"] == pytest.approx(float(losses.mean()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_key_too_many_too_few_or_a_zero_is_named(name, train):
     with pytest.raises(UserError, match=f"methods.{name}.colour is not a parameter"):
         build(name, train, colour=1)
-    with pytest.raises(UserError, match="temperature is missing"):
-        blocks = {name: {key: value for key, value in BLOCKS[name].items() if key != "temperature"}}
-        pretrain.build(name, blocks, Backbone("resnet18"), train)
-    with pytest.raises(UserError, match=f"methods.{name}.temperature is 0"):
-        build(name, train, temperature=0)
+    for key in set(BLOCKS[name]):
+        with pytest.raises(UserError, match=f"{key} is missing"):
+            blocks = {name: {other: value for other, value in BLOCKS[name].items() if other != key}}
+            pretrain.build(name, blocks, Backbone("resnet18"), train, train)
+    for key in ("temperature", "embedding_width", "queue_size"):
+        if key in BLOCKS[name]:
+            with pytest.raises(UserError, match=f"methods.{name}.{key} is 0"):
+                build(name, train, **{key: 0})
 
 
 def test_an_unknown_method_is_answered_with_the_choices(train):
-    with pytest.raises(UserError, match="pretrain.method is 'uscll'; choose from .*simclr, uscl"):
-        pretrain.build("uscll", BLOCKS, Backbone("resnet18"), train)
+    with pytest.raises(UserError, match="pretrain.method is 'uscll'; choose from .*simclr, .*uscl"):
+        pretrain.build("uscll", BLOCKS, Backbone("resnet18"), train, train)

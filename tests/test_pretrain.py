@@ -1,12 +1,21 @@
 """The loop: what it writes, that it goes on bit for bit where it was killed, and what it refuses."""
 
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
 import torchvision
 from conftest import write_us4
 from safetensors.torch import load_file
-from test_methods import BLOCKS, METHODS
+from test_methods import BLOCKS, METHODS, small
 
 from stages import pretrain
 from stages.lib import checkpoint
@@ -15,13 +24,17 @@ from stages.lib.resume import Resume
 from stages.lib.training import descent
 
 CLIPS = [(3 + number % 4, ["a", "b", ""][number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
-SETTINGS = {"seed": 0, "method": "uscl", "arch": "resnet18", "epochs": 4, "batch_size": 4, "steps_per_epoch": None,
-            "keep": "best_held_out_loss", "methods": BLOCKS}
+SETTINGS = {"seed": 0, "method": "uscl", "arch": "resnet18", "init": "random", "epochs": 4, "batch_size": 4,
+            "steps_per_epoch": None, "probe_every": 2, "methods": {name: small(BLOCKS[name]) for name in METHODS}}
 
 
 def changed(part, **values):
     """The blocks of all methods with some values of a part of USCL's changed."""
     return BLOCKS | {"uscl": BLOCKS["uscl"] | {part: BLOCKS["uscl"][part] | values}}
+
+
+def keeping(keep):
+    return {"methods": BLOCKS | {"uscl": BLOCKS["uscl"] | {"keep": keep}}}
 
 
 @pytest.fixture
@@ -46,15 +59,33 @@ def test_the_runs_facts_are_in_the_metadata(us4):
     pretrain.main(**SETTINGS)
     facts = checkpoint.facts()
     rows = pd.read_csv("reports/pretrain.csv")
-    assert facts["method"] == "uscl" and facts["clips"] == 9 and facts["params"] == BLOCKS["uscl"]
+    assert facts["method"] == "uscl" and facts["clips"] == 9 and facts["params"] == SETTINGS["methods"]["uscl"]
     assert facts["epoch"] == rows["held_out_loss"].idxmin()
     assert facts["held_out_loss"] == rows["held_out_loss"].min()
-    assert rows["step"].tolist() == [3, 6, 9, 12] and rows["epoch"].tolist() == [0, 1, 2, 3]
+    assert rows["knn_accuracy"].notna().tolist() == rows["uniformity"].notna().tolist() == [False, True, False, True]
+    assert rows["step"].tolist() == [2, 4, 6, 8] and rows["epoch"].tolist() == [0, 1, 2, 3]
     assert rows["loss"].to_numpy() == pytest.approx((rows["contrastive"] + 0.2 * rows["classification"]).to_numpy(), 1e-5)
 
 
+def test_the_pairs_of_every_look_are_in_the_table(us4):
+    """Against the method's own table of clips: every training clip once in each epoch that was looked at."""
+    pretrain.main(**SETTINGS | {"method": "meta_uscl", "epochs": 3})
+    pairs, clips = pd.read_csv("reports/pairs.csv"), pd.read_csv("data/us4/clips.csv")
+    assert list(pairs)[:4] == ["epoch", "pair", "clip", "source"] and {"frame_distance", "weight"} <= set(pairs)
+    assert pairs["epoch"].unique().tolist() == [1, 2]
+    trained = sorted(clips.loc[clips["split"] == "train", "clip"])
+    assert all(sorted(part["clip"]) == trained for _, part in pairs.groupby("epoch"))
+    longest = pairs["clip"].map(clips.set_index("clip")["frames"]) - 1
+    assert (pairs["frame_distance"] <= longest).all() and pairs["weight"].between(0, 1).all()
+
+
+def test_a_method_that_says_nothing_of_pairs_leaves_an_empty_table(us4):
+    pretrain.main(**SETTINGS | {"epochs": 1})
+    assert Path("reports/pairs.csv").read_text() == "epoch,pair,clip,source\n"
+
+
 def test_keep_last_epoch_keeps_the_last(us4):
-    pretrain.main(**SETTINGS | {"keep": "last_epoch"})
+    pretrain.main(**SETTINGS | keeping("last_epoch"))
     assert checkpoint.facts()["epoch"] == 3
 
 
@@ -64,7 +95,7 @@ def test_no_epoch_is_chosen_by_fewer_than_two_clips(workspace, held_out):
     write_us4(workspace / "data/us4", [(3, "a", "train")] * 6 + [(3, "a", "held_out")] * held_out)
     with pytest.raises(UserError, match=f"clips held out: {held_out}, too few"):
         pretrain.main(**SETTINGS)
-    pretrain.main(**SETTINGS | {"keep": "last_epoch", "epochs": 1})
+    pretrain.main(**SETTINGS | keeping("last_epoch") | {"epochs": 1})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,8 +109,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(us4, monkeypatch, method,
     real = pretrain.train_epoch
     calls = iter(range(100))
 
-    def killed(*arguments):
-        row = real(*arguments)
+    def killed(*arguments, **named):
+        row = real(*arguments, **named)
         if next(calls) == killed_in:
             raise KeyboardInterrupt
         return row
@@ -94,6 +125,31 @@ def test_an_interrupted_run_ends_with_the_same_weights(us4, monkeypatch, method,
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     pd.testing.assert_frame_equal(rows, rows_again)
     assert not (us4 / "models/pretrain.unfinished").exists()
+
+
+RUN = "import json, sys; from stages import pretrain; pretrain.main(**json.loads(sys.argv[1]))"
+
+
+@pytest.mark.parametrize("method", ["ucl", "meta_uscl"])
+def test_a_run_killed_by_sigkill_goes_on_in_a_new_process(us4, monkeypatch, method):
+    """The whole of what moves: key encoder and queue, or weight network, its optimiser and its random stream."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(pretrain.__file__).parents[1]))
+    command = [sys.executable, "-c", RUN, json.dumps(SETTINGS | {"method": method, "epochs": 6})]
+    subprocess.run(command, check=True)
+    weights, rows = result()
+    saved = us4 / "models/pretrain.unfinished"
+    with subprocess.Popen(command) as process:
+        started = time.monotonic()
+        while not saved.exists() or len(torch.load(saved, weights_only=True)["rows"]) < 2:
+            assert process.poll() is None and time.monotonic() - started < 300
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and saved.exists()
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "of 6 epochs were done before, going on" in again.stdout
+    weights_again, rows_again = result()
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+    pd.testing.assert_frame_equal(rows, rows_again)
 
 
 def test_a_state_of_other_parameters_data_or_code_is_not_used(workspace):
@@ -114,10 +170,30 @@ def test_the_seed_decides(us4):
 
 
 def test_the_schedule_is_constant_then_a_cosine_to_zero():
-    _, rate = descent([torch.nn.Parameter(torch.zeros(1))], 100, "adam", 0.3, 0.0, 0.2)
+    _, rate = descent([torch.nn.Parameter(torch.zeros(1))], 100, "adam", 0.3, 0.0, 0.0, 0.2, None)
     assert [rate(step) for step in (0, 10, 20)] == [0.3] * 3
     assert rate(60) == pytest.approx(0.15) and rate(100) == pytest.approx(0)
     assert all(rate(step + 1) < rate(step) for step in range(20, 100))
+
+
+def test_the_rate_warms_up_to_where_the_constant_part_begins():
+    _, rate = descent([torch.nn.Parameter(torch.zeros(1))], 100, "sgd", 0.1, 0.0, 0.2, 0.1, None)
+    assert rate(0) == pytest.approx(0.1 * (0.1 + 0.9 * math.exp(-5)))
+    assert rate(10) == pytest.approx(0.1 * (0.1 + 0.9 * math.exp(-1.25)))
+    assert all(rate(step) < rate(step + 1) for step in range(20)) and rate(20) == rate(29) == 0.1 > rate(31)
+
+
+def test_long_gradients_are_shortened_and_short_ones_left():
+    """Two parameters, SGD of rate 1: the step is the gradient, its norm over both at most the limit."""
+    for size, expected in ((10.0, 2.0), (0.5, 0.5)):
+        parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))]
+        optimizer, _ = descent(parameters, 1, "sgd", 1.0, 0.0, 0.0, 1.0, 2.0)
+        gradient = torch.tensor([1.0, -2.0, 2.0, 4.0]) / 5 * size
+        parameters[0].grad, parameters[1].grad = gradient[:3].clone(), gradient[3:].clone()
+        optimizer.step()
+        step = torch.cat([parameter.detach() for parameter in parameters])
+        assert float(step.norm()) == pytest.approx(expected, rel=1e-4)
+        assert torch.allclose(step / step.norm(), -gradient / gradient.norm(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +204,14 @@ def test_the_schedule_is_constant_then_a_cosine_to_zero():
         ({"arch": "squeezenet1_0"}, "does not end in one linear layer"),
         ({"epochs": 0}, "pretrain.epochs is 0"),
         ({"batch_size": 10}, "pretrain.batch_size is 10; choose 2 to 9"),
-        ({"keep": "best"}, "pretrain.keep is 'best'; choose from best_held_out_loss, last_epoch"),
+        ({"probe_every": 0}, "pretrain.probe_every is 0"),
+        (keeping("best"), "methods.uscl.keep is 'best'; choose from best_held_out_loss, last_epoch"),
+        ({"method": "moco_v2", "methods": BLOCKS | {"moco_v2": BLOCKS["moco_v2"] | {"queue_size": 3}}},
+         "methods.moco_v2.queue_size is 3; it must hold a batch, 4"),
+        ({"init": "pretrained"}, "pretrain.init is pretrained; choose from random, imagenet or a file"),
+        ({"init": "weights.pth"}, "init is 'weights.pth'; choose from random, imagenet"),
+        ({"methods": changed("optimizer", warmup_fraction=0.6, constant_fraction=0.5)}, "warmup_fraction and .constant_f"),
+        ({"methods": changed("optimizer", gradient_norm=0)}, "optimizer.gradient_norm is 0"),
         ({"steps_per_epoch": 0}, "pretrain.steps_per_epoch"),
         ({"methods": {}}, "methods has no block 'uscl'"),
         ({"methods": changed("optimizer", lr=0.1)}, "methods.uscl.optimizer.lr is not a parameter"),
@@ -143,11 +226,36 @@ def test_what_cannot_be_trained_is_one_sentence(us4, change, sentence):
     assert not (us4 / "models/pretrained.safetensors").exists()
 
 
-def test_a_diverging_run_stops_and_keeps_the_state_before(us4):
+def test_a_diverging_run_stops_and_says_at_which_step_and_clip(us4):
     blocks = changed("optimizer", name="sgd", learning_rate=1.0e30)
-    with pytest.raises(UserError, match="lower methods.uscl.optimizer.learning_rate"):
+    with pytest.raises(UserError, match=r"the loss is .* at step \d+ \(epoch 0\), clip source/.* lower methods.uscl.opt"):
         pretrain.main(**SETTINGS | {"methods": blocks})
     assert not (us4 / "models/pretrained.safetensors").exists()
+
+
+@pytest.mark.parametrize("bad_step", [0, 2, 3])
+def test_a_loss_that_is_no_number_names_its_step_and_clip_and_keeps_the_epoch_before(us4, monkeypatch, bad_step):
+    """In epochs of 2 steps; the state is that after the last whole epoch, and the clips are those of the step."""
+    method = import_module("stages.methods.uscl").Method
+    real, seen = method.loss, []
+
+    def loss(self, frames, clips, draw):
+        value, terms = real(self, frames, clips, draw)
+        if not self.training or round(self.progress * 8) != bad_step:
+            return value, terms
+        seen.append(clips.index.tolist())
+        return value * torch.nan, terms
+
+    monkeypatch.setattr(method, "loss", loss)
+    epoch = bad_step // 2
+    with pytest.raises(UserError, match=rf"the loss is nan at step {bad_step} \(epoch {epoch}\), clip source/") as failure:
+        pretrain.main(**SETTINGS)
+    names, more = [f"source/{number}.mp4" for number in seen[0]], len(seen[0]) - 3
+    assert f"clip {', '.join(names[:3])}{f' and {more} more' if more else ''}; lower" in str(failure.value)
+    state = torch.load("models/pretrain.unfinished", weights_only=True)
+    assert [row["epoch"] for row in state["rows"]] == list(range(epoch))
+    assert all(value.isfinite().all() for value in state["model"].values() if torch.is_tensor(value))
+    assert str(failure.value).endswith("(models/pretrain.unfinished keeps the state before)")
 
 
 def test_the_same_run_gives_the_same_file(us4):

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -47,7 +48,8 @@ def run(tmp_path, monkeypatch) -> Path:
     for task, classes in CLASSES.items():
         write_task(task, classes, np.random.default_rng(len(task)))
     epochs = pd.DataFrame({"epoch": range(4), "loss": [3.0, 2.5, 2.2, 2.1], "held_out_loss": [3.1, 2.8, 2.6, 2.7],
-                           "seconds": 3.0})
+                           "alignment": [math.nan, 0.5, math.nan, 0.4], "uniformity": [math.nan, -1, math.nan, -1.5],
+                           "knn_accuracy": math.nan, "seconds": 3.0})
     epochs.to_csv("reports/pretrain.csv", index=False)
     audit = [("butterfly", "train", "", 20, 200, ""), ("butterfly", "left_out", "no video", 2, 0, f"a.mp4; {NASTY}")]
     columns = ["source", "outcome", "reason", "clips", "frames", "names"]
@@ -111,7 +113,8 @@ def test_metrics_are_those_of_the_prediction_files(run):
     report.main(**parameters())
     written = json.loads(Path("reports/metrics.json").read_text())
     assert set(written) == {*CLASSES, "pretrain"}
-    assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2}
+    assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2, "alignment": 0.4, "uniformity": -1.5,
+                                   "seconds": 12}
     for task, classes in CLASSES.items():
         chances = [f"p_{name}" for name in classes]
         frames = pd.read_csv(f"reports/predictions/{task}.csv")

@@ -21,7 +21,7 @@ def train(workspace):
 
 def test_three_distinct_frames_every_ordered_triple_as_often(train, draw):
     model = build("uscl", train)
-    clips = type(train.clips)(*(values[3:].expand(12000) for values in train.clips))       # the clip of 5 frames
+    clips = train.clips.take(torch.full((12000,), 3))       # the clip of 5 frames
     picked = model.pick(clips, draw).numpy()
     triples, counts = np.unique(picked, axis=0, return_counts=True)
     assert len(triples) == 5 * 4 * 3 and all(len(set(triple)) == 3 for triple in triples)
@@ -31,7 +31,7 @@ def test_three_distinct_frames_every_ordered_triple_as_often(train, draw):
 def test_short_clips_fall_back_as_specified(train, draw):
     """Two frames: the two augmented frames are the views. One frame: both views are of it."""
     model = build("uscl", train)
-    clips = type(train.clips)(*(values[:2] for values in train.clips))
+    clips = train.clips.take(torch.arange(2))
     for _ in range(40):
         one, two = model.pick(clips, draw)
         assert one.tolist() == [0, 0, 0] and {int(two[0]), int(two[2])} == {0, 1}
@@ -41,7 +41,7 @@ def test_short_clips_fall_back_as_specified(train, draw):
 @pytest.mark.parametrize("alpha", [0.5, 2.0])
 def test_mixing_is_beta_distributed(train, draw, alpha):
     model = build("uscl", train, mixing_alpha=alpha)
-    clips = type(train.clips)(*(values[2:3].expand(5000) for values in train.clips))
+    clips = train.clips.take(torch.full((5000,), 2))
     drawn = model.mixing(clips, draw).flatten().numpy()
     assert kstest(drawn, beta(alpha, alpha).cdf).pvalue > 1e-3
 
@@ -50,7 +50,7 @@ def test_both_views_share_the_anchor_and_one_lambda(train, draw, monkeypatch):
     """Without augmentation the pair solves view_i − view_j = λ (x1 − x3) and view_i = λ x1 + (1 − λ) x2."""
     model = build("uscl", train)
     monkeypatch.setattr(model, "views", lambda frames, draw: frames)
-    clips = type(train.clips)(*(values[2:] for values in train.clips))
+    clips = train.clips.take(torch.arange(2, 4))
     frames = torch.rand(2, 3, 1, 8, 8, generator=draw, dtype=torch.float64)
     left, right = model.pairs(frames, clips, draw)
     first, anchor, third = frames.unbind(1)

@@ -1,10 +1,13 @@
 """What the pretraining methods have in common: the interface that stages/pretrain.py calls."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.networks import Backbone
+from stages.lib.params import require
 from stages.lib.views import Views
 
 
@@ -16,20 +19,31 @@ class ContrastiveMethod(nn.Module):
         clip_set: the clips to train on.
         views: augmentation of frames.
 
-    A method's own keyword arguments are the keys of its block in params.yaml, less `optimizer` and `views`.
+    A method's own keyword arguments are the keys of its block in params.yaml, less `optimizer`, `views` and `keep`. One that
+    names a further argument `meta_set` is given the held-out clips. What it must remember beyond parameters and buffers goes
+    into `get_extra_state`, so that a killed run goes on.
     """
 
     def __init__(self, backbone: Backbone, clip_set: ClipSet, views: Views):
         super().__init__()
         self.backbone, self.clip_set, self.views = backbone, clip_set, views
+        self.progress = 0.0     # fraction of the run that is done, set by the loop
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """The parameters that the loop's optimiser trains: here all that want a gradient."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
-        """Which frames of each clip to take: numbers within the clip, [B, k]. Here: one, any."""
+        """Which frames of each clip to take: places within the clip, [B, k]. Here: one, any."""
         draw = torch.rand(len(clips.count), 1, generator=generator, device=generator.device)
         return (draw * clips.count[:, None]).long()
 
+    def two_views(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Normalised views of the first and of the last picked frame of each clip: [B, k, 1, H, W] → [2B, 1, H, W]."""
+        return self.views.normalise(self.views(torch.cat([frames[:, 0], frames[:, -1]]), generator))
+
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
-        """The loss of a step and its named parts.
+        """The loss of a step and what else there is to log.
 
         Args:
             frames: the picked frames, 0…1, [B, k, 1, H, W].
@@ -37,12 +51,27 @@ class ContrastiveMethod(nn.Module):
             generator: of the views and all else that the loss draws.
 
         Returns:
-            The loss (a scalar) and scalars to log, by name.
+            The loss (a scalar) and, by name, terms without a graph: scalars, whose means go to reports/pretrain.csv, and
+            vectors [B], a value for each pair, which go to reports/pairs.csv.
         """
         raise NotImplementedError
 
-    def before_step(self, frames: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(
+        self, frames: torch.Tensor, clips: Clips, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    ) -> None:
         """What happens before a step: nothing here."""
 
     def after_step(self) -> None:
         """What happens after a step: nothing here."""
+
+    def require_fraction(self, **values: float) -> None:
+        """Raise UserError for a value of the method's block that is not within 0 … 1."""
+        name = type(self).__module__.rpartition(".")[2]
+        for key, value in values.items():
+            require(0 <= value <= 1, f"params.yaml: methods.{name}.{key} is {value}; choose 0 to 1")
+
+    def require_positive(self, **values: float) -> None:
+        """Raise UserError for a value of the method's block that is not above 0."""
+        name = type(self).__module__.rpartition(".")[2]
+        for key, value in values.items():
+            require(value > 0, f"params.yaml: methods.{name}.{key} is {value}; it must be above 0")

@@ -8,11 +8,18 @@ from torch import nn
 from stages.lib.params import UserError, require
 
 
+def autocast(where: torch.device) -> torch.autocast:
+    """bfloat16 where the hardware computes in it (twice as fast as single precision on both), else single precision."""
+    capable = torch.cuda.is_bf16_supported() if where.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=capable)
+
+
 class Backbone(nn.Module):
     """A torchvision classifier without its last linear layer: grey frames [B, 1, H, W] → features [B, feature_width].
 
     The network keeps torchvision's three input channels and key names, so that its weights go to and fro unchanged;
-    a grey frame is shown to all three.
+    a grey frame is shown to all three. It computes in bfloat16 where the hardware does; its features, and so heads and losses,
+    are in the precision of its weights.
 
     Raises:
         UserError: `arch` is no classifier of torchvision, or one that does not end in a linear layer.
@@ -22,22 +29,26 @@ class Backbone(nn.Module):
         super().__init__()
         choices = torchvision.models.list_models(module=torchvision.models)
         require(arch in choices, f"params.yaml: pretrain.arch is {arch!r}; choose from {', '.join(choices)}")
+        self.arch = arch
         self.network = torchvision.models.get_model(arch, weights=None)
         names = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
         if not names or getattr(self.network, "aux_logits", False):
             raise UserError(f"params.yaml: pretrain.arch {arch!r} does not end in one linear layer; choose another")
         self.feature_width = self.network.get_submodule(names[-1]).in_features
-        self.head = names[-1].partition(".")[0]
-        self.network.set_submodule(names[-1], nn.Identity())
+        self.classifier = names[-1]         # the layer that is taken off, as torchvision names it
+        self.network.set_submodule(self.classifier, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         three = frames.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)      # B x 3 x H x W
-        return self.network(three)                                                              # B x F
+        with autocast(frames.device):
+            feature = self.network(three)                                                       # B x F
+        return feature.float() if feature.dtype == torch.bfloat16 else feature
 
     def last_block(self) -> nn.Module:
         """The last block of layers before the classifier: `layer4[1]` of ResNet-18, `features[-1]` of EfficientNet."""
-        children = [child for name, child in self.network.named_children() if name != self.head and _has_weights(child)]
+        head = self.classifier.partition(".")[0]
+        children = [child for name, child in self.network.named_children() if name != head and _has_weights(child)]
         while True:
             block = children[-1]
             children = [child for child in block.children() if _has_weights(child)]
@@ -77,6 +88,11 @@ def projection_head(feature_width: int, hidden_width: int, embedding_width: int)
     )
 
 
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers with batch norm and ReLU between them, the last one plain: [B, widths[0]] → [B, widths[-1]]."""
+    return torchvision.ops.MLP(widths[0], list(widths[1:]), norm_layer=nn.BatchNorm1d, inplace=True)
+
+
 def unit(embedding: torch.Tensor) -> torch.Tensor:
-    """Embeddings [B, D] scaled to unit length, in single precision or better whatever autocast chose."""
-    return F.normalize(embedding.float() if embedding.dtype == torch.bfloat16 else embedding, dim=1)
+    """Embeddings [B, D] scaled to unit length."""
+    return F.normalize(embedding, dim=1)

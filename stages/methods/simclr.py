@@ -6,7 +6,6 @@ from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.losses import nt_xent
 from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone, projection_head, unit
-from stages.lib.params import require
 from stages.lib.views import Views
 
 
@@ -22,13 +21,12 @@ class Method(ContrastiveMethod):
         self, backbone: Backbone, clip_set: ClipSet, views: Views, *, temperature: float, embedding_width: int
     ):
         super().__init__(backbone, clip_set, views)
-        require(temperature > 0, f"params.yaml: methods.simclr.temperature is {temperature}; it must be above 0")
+        self.require_positive(temperature=temperature, embedding_width=embedding_width)
         self.temperature = temperature
         self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """NT-Xent of two views of one frame (Eq. 1); both views go through the network in one pass."""
-        views = self.views(frames[:, 0].repeat(2, 1, 1, 1), generator)                  # 2B x 1 x H x W
-        embedding = unit(self.projection_head(self.backbone(self.views.normalise(views))))      # 2B x D
-        left, right = embedding.chunk(2)
+        views = self.two_views(frames, generator)                               # 2B x 1 x H x W
+        left, right = unit(self.projection_head(self.backbone(views))).chunk(2)         # B x D each
         return nt_xent(left, right, self.temperature), {}

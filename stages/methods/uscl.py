@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.lib.clip_set import Clips, ClipSet
+from stages.lib.clip_set import Clips, ClipSet, choose
 from stages.lib.losses import nt_xent
 from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone, projection_head, unit
@@ -20,6 +20,7 @@ class Method(ContrastiveMethod):
         embedding_width: D, width of the projection.
         mixing_alpha: α of λ ~ Beta(α, α), the weight of a view's own frame against the anchor.
         label_weight: of the cross-entropy; 0 leaves the labels unused.
+        label_fraction: of each class's training clips whose label is used; the others pass for unlabelled.
         classifier_on: feature (as the paper draws it) or projection (as the authors' code has it).
     """
 
@@ -33,28 +34,28 @@ class Method(ContrastiveMethod):
         embedding_width: int,
         mixing_alpha: float,
         label_weight: float,
+        label_fraction: float,
         classifier_on: str,
     ):
         super().__init__(backbone, clip_set, views)
+        self.require_positive(temperature=temperature, embedding_width=embedding_width, mixing_alpha=mixing_alpha)
         block = "params.yaml: methods.uscl"
-        require(temperature > 0, f"{block}.temperature is {temperature}; it must be above 0")
-        require(mixing_alpha > 0, f"{block}.mixing_alpha is {mixing_alpha}; it must be above 0")
         require(label_weight >= 0, f"{block}.label_weight is {label_weight}; it cannot be negative")
+        self.require_fraction(label_fraction=label_fraction)
         widths = {"feature": backbone.feature_width, "projection": embedding_width}
         require(classifier_on in widths, f"{block}.classifier_on is {classifier_on!r}; choose from {', '.join(widths)}")
         self.temperature, self.mixing_alpha = temperature, mixing_alpha
         self.label_weight, self.classifier_on = label_weight, classifier_on
         self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
         self.classifier = nn.Linear(widths[classifier_on], max(1, len(clip_set.classes)))
+        self.register_buffer("label_hidden", clip_set.without_labels(label_fraction))
 
     def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
         """x1, x2 (the anchor), x3: three distinct frames in random order, [B, 3]; fewer are repeated in short clips.
 
         In a clip of two frames x1 and x3 differ; `mixing` then leaves the anchor out.
         """
-        keys = torch.rand(len(clips.count), max(3, self.clip_set.longest), generator=generator, device=generator.device)
-        beyond = torch.arange(keys.shape[1], device=keys.device) >= clips.count[:, None]
-        first, third, anchor = keys.masked_fill(beyond, -1).topk(3).indices.unbind(1)
+        first, third, anchor = choose(clips.number >= 0, 3, generator)[0].unbind(1)
         last = clips.count - 1
         return torch.stack([first, torch.minimum(anchor, last), torch.where(last > 0, third, first)], 1)
 
@@ -84,9 +85,9 @@ class Method(ContrastiveMethod):
         feature = self.backbone(self.views.normalise(views))                            # 2B x F
         projection = self.projection_head(feature)                                      # 2B x D
         contrastive = nt_xent(*unit(projection).chunk(2), self.temperature)
-        logits = self.classifier(feature if self.classifier_on == "feature" else projection).float()
-        labels = clips.label.repeat(2)                                                  # 2B, −1 where unlabelled
-        terms = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-        classification = 2 * terms / (labels >= 0).sum().clamp(min=1)                   # CE_i + CE_j, each a mean
+        logits = self.classifier(feature if self.classifier_on == "feature" else projection)
+        labels = clips.label.masked_fill(self.label_hidden[clips.index], -1).repeat(2)  # 2B, −1 where unlabelled
+        total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        classification = 2 * total / (labels >= 0).sum().clamp(min=1)                   # CE_i + CE_j, each a mean
         loss = contrastive + self.label_weight * classification
         return loss, {"contrastive": contrastive.detach(), "classification": classification.detach()}

@@ -1,0 +1,51 @@
+"""What follows the trained network slowly: an encoder of keys, and a queue of the keys of earlier steps."""
+
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class KeyEncoder(nn.Module):
+    """A copy of an encoder that takes no gradient and moves towards it (Eq. 2 of He et al. 2020, arXiv 1911.05722)."""
+
+    def __init__(self, query_encoder: nn.Module):
+        super().__init__()
+        self.encoder = deepcopy(query_encoder).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        return self.encoder(views)
+
+    @torch.no_grad()
+    def follow(self, query_encoder: nn.Module, momentum: float) -> None:
+        """θₖ ← m θₖ + (1 − m) θ_q; batch norm's running statistics stay the copy's own."""
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(query_encoder.parameters()), 1 - momentum)
+
+
+class Queue(nn.Module):
+    """The last `size` keys and the clips that they come from; random directions of no clip (−1) to begin with.
+
+    Args:
+        size: K, of any relation to the keys that a step brings.
+        width: D.
+    """
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.register_buffer("embedding", F.normalize(torch.randn(size, width), dim=1))         # K x D
+        self.register_buffer("clip", torch.full((size,), -1))                                   # K
+        self.register_buffer("next", torch.zeros((), dtype=torch.long))
+
+    def push(self, embedding: torch.Tensor, clip: torch.Tensor) -> None:
+        """Put keys [B, D] of clips [B] in the place of the oldest; of more than fit the last."""
+        embedding, clip = embedding[-len(self.clip) :], clip[-len(self.clip) :]
+        places = (self.next + torch.arange(len(clip), device=clip.device)) % len(self.clip)
+        self.embedding[places] = embedding.to(self.embedding.dtype)
+        self.clip[places] = clip
+        self.next.copy_((self.next + len(clip)) % len(self.clip))
+
+    def own(self, clip: torch.Tensor) -> torch.Tensor:
+        """Which keys come from the clip itself, [B, K]."""
+        return clip[:, None] == self.clip

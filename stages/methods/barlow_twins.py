@@ -1,0 +1,35 @@
+"""Barlow Twins: each coordinate of two views correlates with itself alone (Zbontar et al. 2021, arXiv 2103.03230)."""
+
+import torch
+
+from stages.lib.clip_set import Clips, ClipSet
+from stages.lib.losses import barlow_twins
+from stages.lib.method import ContrastiveMethod
+from stages.lib.networks import Backbone, mlp
+from stages.lib.views import Views
+
+
+class Method(ContrastiveMethod):
+    """A random frame of each clip, seen twice.
+
+    Args:
+        embedding_width: D, width of the projection and of its hidden layers.
+        off_diagonal_weight: λ of the correlations between different coordinates.
+    """
+
+    def __init__(
+        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, embedding_width: int, off_diagonal_weight: float
+    ):
+        super().__init__(backbone, clip_set, views)
+        self.require_positive(embedding_width=embedding_width, off_diagonal_weight=off_diagonal_weight)
+        self.off_diagonal_weight = off_diagonal_weight
+        self.projection_head = mlp(backbone.feature_width, embedding_width, embedding_width, embedding_width)
+
+    def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
+        """Eq. 1 on the projections of two views of one frame, divided by D.
+
+        The division (a scale, not another loss) keeps the loss of the same size whatever the width.
+        """
+        projection = self.projection_head(self.backbone(self.two_views(frames, generator)))     # 2B x D
+        left, right = projection.chunk(2)
+        return barlow_twins(left, right, self.off_diagonal_weight) / projection.shape[1], {}

@@ -1,0 +1,113 @@
+"""IVPP: positives are two frames of a clip not far apart in time, the nearer the more they count (VanBerlo et al. 2024,
+arXiv 2403.07715).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from stages.lib.clip_set import Clips, ClipSet, choose
+from stages.lib.losses import barlow_twins, nt_xent, vicreg
+from stages.lib.method import ContrastiveMethod
+from stages.lib.networks import Backbone, mlp, projection_head, unit
+from stages.lib.params import checked, require
+from stages.lib.views import Views
+
+
+class Simclr(NamedTuple):
+    """NT-Xent: δ in seconds, whether near pairs count more, τ, D."""
+
+    max_gap_s: float
+    weighted: bool
+    temperature: float
+    embedding_width: int
+
+
+class Vicreg(NamedTuple):
+    """VICReg: δ in seconds, whether near pairs count more in the invariance, D, λ, μ, ν."""
+
+    max_gap_s: float
+    weighted: bool
+    embedding_width: int
+    invariance_weight: float
+    variance_weight: float
+    covariance_weight: float
+
+
+class BarlowTwins(NamedTuple):
+    """Barlow Twins: δ in seconds, D, λ; no weights, the correlation belongs to no pair."""
+
+    max_gap_s: float
+    embedding_width: int
+    off_diagonal_weight: float
+
+
+OBJECTIVES = {"simclr": Simclr, "vicreg": Vicreg, "barlow_twins": BarlowTwins}
+
+
+class Method(ContrastiveMethod):
+    """Intra-video positive pairs under one of three objectives, each with its own settings.
+
+    Args:
+        objective: simclr | vicreg | barlow_twins; the name of the argument below that is used.
+        simclr, vicreg, barlow_twins: keys and values of `Simclr`, `Vicreg` and `BarlowTwins`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        clip_set: ClipSet,
+        views: Views,
+        *,
+        objective: str,
+        simclr: dict,
+        vicreg: dict,
+        barlow_twins: dict,
+    ):
+        super().__init__(backbone, clip_set, views)
+        choices = ", ".join(OBJECTIVES)
+        require(objective in OBJECTIVES, f"params.yaml: methods.ivpp.objective is {objective!r}; choose from {choices}")
+        for name, block in {"simclr": simclr, "vicreg": vicreg, "barlow_twins": barlow_twins}.items():
+            kind, names = OBJECTIVES[name], {key: f"methods.ivpp.{name}.{key}" for key in block}
+            checked(kind, block, names)
+            self.require_positive(**{f"{name}.{key}": value for key, value in block.items() if key != "weighted"})
+            if name == objective:
+                self.settings = kind(**block)
+        width, feature = self.settings.embedding_width, backbone.feature_width
+        head = projection_head(feature, feature, width) if objective == "simclr" else mlp(feature, width, width, width)
+        self.projection_head = head
+
+    def max_gap(self, clips: Clips) -> torch.Tensor:
+        """D = int(δ · fps), in frames of the recording, [B]; 0 where the frame rate is unknown."""
+        return (self.settings.max_gap_s * clips.fps.nan_to_num(0) + 1e-4).long()
+
+    def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
+        """A frame, and another one uniform among those at most D frames of the recording away, [B, 2].
+
+        A clip without such a frame in the store gives the same frame twice.
+        """
+        first = super().pick(clips, generator)                                                  # B x 1
+        gap = (clips.number - clips.number.gather(1, first)).abs()                              # B x longest
+        near = (clips.number >= 0) & (gap > 0) & (gap <= self.max_gap(clips)[:, None])
+        second, found = choose(near, 1, generator)
+        return torch.cat([first, torch.where(found, second, first)], 1)
+
+    def pair_weight(self, clips: Clips) -> torch.Tensor:
+        """w = (D − |Δ| + 1) / (D + 1) of each pair, [B], from 1 / (D + 1) to 1."""
+        most = self.max_gap(clips)
+        return (most - clips.number.diff(dim=1).abs()[:, 0] + 1) / (most + 1)
+
+    def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
+        """The objective's loss between the two frames of each pair, each augmented."""
+        left, right = self.projection_head(self.backbone(self.two_views(frames, generator))).chunk(2)   # B x D each
+        weight = self.pair_weight(clips).to(left.dtype)
+        match self.settings:
+            case Simclr(_, weighted, temperature, _):
+                loss = nt_xent(unit(left), unit(right), temperature, weight if weighted else None)
+            case Vicreg(_, weighted):
+                loss = vicreg(left, right, *self.settings[3:], weight if weighted else None)
+            case BarlowTwins(_, width, off_diagonal_weight):
+                weighted = False
+                loss = barlow_twins(left, right, off_diagonal_weight) / width
+        distance = clips.number.diff(dim=1).abs()[:, 0]
+        return loss, {"frame_distance": distance, "weight": weight if weighted else torch.ones_like(weight)}

@@ -1,0 +1,131 @@
+"""UCL: hard negatives from the anchor's own clip and from other clips (Basu et al. 2022, arXiv 2207.13148)."""
+
+import math
+
+import torch
+from torch import nn
+
+from stages.lib.clip_set import Clips, ClipSet, choose
+from stages.lib.losses import info_nce
+from stages.lib.method import ContrastiveMethod
+from stages.lib.momentum import KeyEncoder, Queue
+from stages.lib.networks import Backbone, projection_head, unit
+from stages.lib.params import require
+from stages.lib.views import Views
+
+
+class Method(ContrastiveMethod):
+    """Anchor and positive are near in a clip; distant frames of it and keys of others most like the anchor are negatives.
+
+    Distances are in frames of the recording, n is its length from the first kept frame to the last. Unlike the authors' queue,
+    ours never offers the anchor's own clip as a cross-video negative: the paper says other videos.
+
+    Args:
+        temperature: τ.
+        embedding_width: D.
+        key_momentum: m of the key encoder.
+        queue_size: K, keys kept from earlier steps.
+        cross_mined: m, keys of the queue that the cross-video negative is mixed from.
+        intra_negatives: frames of the own clip that serve as negatives.
+        anchor_window: where in the clip the anchor lies, as fractions of n.
+        positive_range: greatest distance of the positive from the anchor.
+        intra_from: progress (fraction of the run) at which negatives of the own clip come in.
+        harder_from: progress at which their distance begins to shrink, with a cosine until the end.
+        far_window, near_window: least and greatest distance at first and at the end, as fractions of n.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        clip_set: ClipSet,
+        views: Views,
+        *,
+        temperature: float,
+        embedding_width: int,
+        key_momentum: float,
+        queue_size: int,
+        cross_mined: int,
+        intra_negatives: int,
+        anchor_window: list,
+        positive_range: int,
+        intra_from: float,
+        harder_from: float,
+        far_window: list,
+        near_window: list,
+    ):
+        super().__init__(backbone, clip_set, views)
+        self.require_positive(temperature=temperature, embedding_width=embedding_width, queue_size=queue_size)
+        self.require_positive(intra_negatives=intra_negatives, cross_mined=cross_mined)
+        self.require_fraction(key_momentum=key_momentum)
+        block = "params.yaml: methods.ucl"
+        require(cross_mined <= queue_size, f"{block}.cross_mined is {cross_mined}; choose 1 to queue_size, {queue_size}")
+        require(positive_range >= 0, f"{block}.positive_range is {positive_range}; it cannot be negative")
+        require(0 <= intra_from <= harder_from <= 1, f"{block}: 0 <= intra_from <= harder_from <= 1 does not hold")
+        for name, window in {"anchor": anchor_window, "far": far_window, "near": near_window}.items():
+            numbers = len(window) == 2 and all(isinstance(edge, (int, float)) for edge in window)
+            ordered = numbers and 0 <= window[0] < window[1] <= 1
+            require(ordered, f"{block}.{name}_window is {window}; it needs two fractions of the clip, the smaller first")
+        self.temperature, self.key_momentum, self.cross_mined = temperature, key_momentum, cross_mined
+        self.intra_negatives, self.anchor_window, self.positive_range = intra_negatives, anchor_window, positive_range
+        self.intra_from, self.harder_from = intra_from, harder_from
+        self.far_window, self.near_window = far_window, near_window
+        self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
+        self.key_encoder = KeyEncoder(nn.Sequential(backbone, self.projection_head))
+        self.queue = Queue(queue_size, embedding_width)
+
+    def window(self) -> tuple[float, float]:
+        """Least and greatest distance of a negative of the own clip, as fractions of n, at this point of the curriculum."""
+        harder = max(0.0, self.progress - self.harder_from) / max(1e-9, 1 - self.harder_from)
+        easy = (1 + math.cos(math.pi * harder)) / 2
+        low, high = (near + (far - near) * easy for far, near in zip(self.far_window, self.near_window, strict=True))
+        return low, high
+
+    def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
+        """Anchor, positive and, once the curriculum asks for them, negatives of the own clip, [B, 2 + intra_negatives].
+
+        A short clip without a frame in the anchor's window gives any frame; a missing negative is the anchor's own place,
+        which `loss` leaves out.
+        """
+        real = clips.number >= 0                                                                # B x longest
+        place = clips.number - clips.number[:, :1]
+        length = place.amax(1, keepdim=True) + 1                                                # B x 1, n
+        low, high = (edge * length for edge in self.anchor_window)
+        inside = real & (place >= low) & (place < high)
+        anchor = choose(torch.where(inside.any(1, keepdim=True), inside, real), 1, generator)[0]        # B x 1
+        distance = (clips.number - clips.number.gather(1, anchor)).abs()                        # B x longest
+        positive = choose(real & (distance <= self.positive_range), 1, generator)[0]
+        if self.progress < self.intra_from:
+            return torch.cat([anchor, positive], 1)
+        low, high = (edge * length for edge in self.window())
+        far = real & (distance >= low) & (distance < high) & (distance > self.positive_range)
+        negatives, found = choose(far, self.intra_negatives, generator)
+        return torch.cat([anchor, positive, torch.where(found, negatives, anchor)], 1)
+
+    def cross_negative(self, query: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+        """ẑ = Σ αⱼ zⱼ over the keys of other clips most similar to the query, α = softmax(q·zⱼ / τ): [B, D]."""
+        similarity = (query @ self.queue.embedding.T).masked_fill(self.queue.own(clip), -torch.inf)     # B x K
+        nearest = similarity.topk(self.cross_mined)
+        share = (nearest.values / self.temperature).softmax(1)                                  # B x m
+        return torch.einsum("bm,bmd->bd", share, self.queue.embedding[nearest.indices])
+
+    def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
+        """InfoNCE of anchor and positive against the own clip's negatives and ẑ; one pass through each encoder."""
+        picked = frames.shape[1]
+        views = self.views.normalise(self.views(frames.flatten(0, 1), generator)).unflatten(0, (-1, picked))
+        positive = unit(self.key_encoder(views[:, 1]))                                          # B x D
+        queried = torch.cat([views[:, :1], views[:, 2:]], 1).flatten(0, 1)                      # B (1 + negatives) x 1 x H x W
+        queries = unit(self.projection_head(self.backbone(queried))).unflatten(0, (len(frames), -1))
+        query, intra = queries[:, 0], queries[:, 1:]
+        cross = self.cross_negative(query, clips.index)
+        distance = (clips.number - clips.number[:, :1]).abs()                                   # B x picked
+        absent = distance[:, 2:] <= self.positive_range
+        left_out = torch.cat([absent, absent.new_zeros(len(frames), 1)], 1)
+        self.keys = positive, clips.index
+        loss = info_nce(query, positive, torch.cat([intra, cross[:, None]], 1), self.temperature, left_out)
+        negatives = distance[:, 2:].float().masked_fill(absent, torch.nan)
+        return loss, {"frame_distance": distance[:, 1], "negative_frame_distance": negatives.nanmean(1)}
+
+    def after_step(self) -> None:
+        """The key encoder follows, the keys enter the queue."""
+        self.key_encoder.follow(nn.Sequential(self.backbone, self.projection_head), self.key_momentum)
+        self.queue.push(*self.keys)
