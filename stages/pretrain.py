@@ -66,61 +66,70 @@ def main(
     where = device()
     data = store.read("data/us4")
     train, held_out = (ClipSet(data, split, where) for split in ("train", "held_out"))
-    require(len(train) > 1, f"clips to train on in data/us4: {len(train)}; contrast needs two or more, add clips or sources")
-    require(2 <= batch_size <= len(train), f"params.yaml: pretrain.batch_size is {batch_size}; choose 2 to {len(train)}, "
-            "the number of training clips")
     model = build(method, methods, initialise(Backbone(arch), init, "pretrain.init"), train, held_out).to(where)
-    settings, keep = methods[method]["optimizer"], methods[method]["keep"]
-    require(keep in KEEP, f"params.yaml: methods.{method}.keep is {keep!r}; choose from {', '.join(KEEP)}")
-    require(len(held_out) > 1 or keep == "last_epoch", f"clips held out: {len(held_out)}, too few to choose an epoch by: raise "
-            f"assemble_us4.held_out_fraction or set methods.{method}.keep to last_epoch")
-    queue = methods[method].get("queue_size", batch_size)
-    require(queue >= batch_size, f"params.yaml: methods.{method}.queue_size is {queue}; it must hold a batch, {batch_size}")
-    steps = steps_per_epoch or train.steps(batch_size)
-    names = {key: f"methods.{method}.optimizer.{key}" for key in settings}
+    block, steps = methods[method], steps_per_epoch or train.steps(batch_size)
+    check_sizes(method, block, train, held_out, batch_size)
+    names = {key: f"methods.{method}.optimizer.{key}" for key in block["optimizer"]}
     fixed = {"parameters": model.trained(), "steps": epochs * steps}
-    optimizer, schedule = descent(**checked(descent, fixed | settings, names))
+    optimizer, schedule = descent(**checked(descent, fixed | block["optimizer"], names))
     draw = generator(seed, where)
 
     facts = {"seed": seed, "method": method, "arch": arch, "init": init, "epochs": epochs, "batch_size": batch_size,
-             "steps_per_epoch": steps, "probe_every": probe_every, "device": where.type, "params": methods[method]}
-    code = [Path(__file__), STAGES / f"methods/{method}.py", *sorted(STAGES.glob("lib/*.py"))]
-    inputs = [Path("data/us4/clips.csv"), Path("data/us4/frames.csv"), Path("data/us4/frames.npy"), *code]
-    resume = Resume("models/pretrain.unfinished", facts, [*inputs, *named_file(init)])
-    moving = {"model": model, "optimizer": optimizer}
-    rows, pairs, best = [], [], {}
+             "steps_per_epoch": steps, "probe_every": probe_every, "device": where.type, "params": block}
+    inputs = [Path("data/us4", name) for name in ("clips.csv", "frames.csv", "frames.npy")]
+    inputs += [Path(__file__), STAGES / f"methods/{method}.py", *sorted(STAGES.glob("lib/*.py")), *named_file(init)]
+    resume = Resume("models/pretrain.unfinished", facts, inputs)
+    moving, done = {"model": model, "optimizer": optimizer}, {"rows": [], "pairs": [], "best": {}}
     if state := resume.load():
         restore(moving, draw, state)
-        rows, pairs, best = state["rows"], state["pairs"], state["best"]
-        print(f"pretrain: {len(rows)} of {epochs} epochs were done before, going on", flush=True)
+        done = {name: state[name] for name in done}
+        print(f"pretrain: {len(done['rows'])} of {epochs} epochs were done before, going on", flush=True)
     else:
-        resume.save(**snapshot(moving, draw), rows=rows, pairs=pairs, best=best)
+        resume.save(**snapshot(moving, draw), **done)
 
-    for epoch in progress(range(len(rows), epochs), epochs, f"pretrain {method}: epoch"):
-        start, look = time.perf_counter(), (epoch + 1) % probe_every == 0 or epoch + 1 == epochs
+    for epoch in progress(range(len(done["rows"]), epochs), epochs, f"pretrain {method}: epoch"):
+        start = time.perf_counter()
         row = {"epoch": epoch, "step": (epoch + 1) * steps, "learning_rate": schedule((epoch + 1) * steps - 1)}
         going = {"optimizer": optimizer, "schedule": schedule, "draw": draw}
         going |= {"first_step": epoch * steps, "steps": epochs * steps}
-        batches = train.batches(batch_size, model.pick, draw, steps_per_epoch)
-        means, of_pairs, losses = train_epoch(model, batches, **going)
+        means, of_pairs, losses = train_epoch(model, train.batches(batch_size, model.pick, draw, steps_per_epoch), **going)
         if not losses.isfinite().all():
             restore(moving, draw, resume.load())
             batches = train.batches(batch_size, model.pick, draw, steps_per_epoch)
             raise UserError(diverged(model, batches, losses, going, data.clip_table["clip"])
                             + f"; lower methods.{method}.optimizer.learning_rate ({resume.path} keeps the state before)")
         row |= means | {"held_out_loss": held_out_loss(model, held_out, batch_size, generator(seed, where))}
-        if look:
+        if (epoch + 1) % probe_every == 0 or epoch + 1 == epochs:
             row |= measures(model, train, held_out, generator(seed, where))
-            pairs.append({"epoch": epoch} | {name: value.cpu() for name, value in of_pairs.items()})
-        rows.append(row | {"seconds": round(time.perf_counter() - start, 3)})
-        if keep == "last_epoch" or not best or row["held_out_loss"] < best["held_out_loss"]:
-            weights = {name: value.detach().to("cpu", copy=True) for name, value in model.backbone.network.state_dict().items()}
-            best = {"epoch": epoch, "held_out_loss": row["held_out_loss"], "weights": weights}
-        resume.save(**snapshot(moving, draw), rows=rows, pairs=pairs, best=best)
+            done["pairs"].append({"epoch": epoch} | {name: value.cpu() for name, value in of_pairs.items()})
+        done["rows"].append(row | {"seconds": round(time.perf_counter() - start, 3)})
+        done["best"] = better(done["best"], block["keep"], row, model)
+        resume.save(**snapshot(moving, draw), **done)
 
-    write(rows, best, facts | {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]})
-    write_pairs(pairs, data.clip_table)
+    facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
+    write(done["rows"], done["best"], facts)
+    write_pairs(done["pairs"], data.clip_table)
     resume.remove()
+
+
+def check_sizes(method: str, block: dict, train: ClipSet, held_out: ClipSet, batch_size: int) -> None:
+    """Stop where the clips are too few for the batch, the queue or the choice of an epoch."""
+    require(len(train) > 1, f"clips to train on in data/us4: {len(train)}; contrast needs two or more, add clips or sources")
+    require(2 <= batch_size <= len(train), f"params.yaml: pretrain.batch_size is {batch_size}; choose 2 to {len(train)}, "
+            "the number of training clips")
+    keep, queue = block["keep"], block.get("queue_size", batch_size)
+    require(keep in KEEP, f"params.yaml: methods.{method}.keep is {keep!r}; choose from {', '.join(KEEP)}")
+    require(len(held_out) > 1 or keep == "last_epoch", f"clips held out: {len(held_out)}, too few to choose an epoch by: raise "
+            f"assemble_us4.held_out_fraction or set methods.{method}.keep to last_epoch")
+    require(queue >= batch_size, f"params.yaml: methods.{method}.queue_size is {queue}; it must hold a batch, {batch_size}")
+
+
+def better(best: dict, keep: str, row: dict, model: ContrastiveMethod) -> dict:
+    """The weights to keep after an epoch, with its number and held-out loss: those of before, or the model's."""
+    if keep == "best_held_out_loss" and best and not row["held_out_loss"] < best["held_out_loss"]:
+        return best
+    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.backbone.network.state_dict().items()}
+    return {"epoch": row["epoch"], "held_out_loss": row["held_out_loss"], "weights": weights}
 
 
 def snapshot(moving: dict, draw: torch.Generator) -> dict:

@@ -162,7 +162,7 @@ def test_the_real_step_takes_the_fresh_weights_and_gives_them_no_gradient(model,
     assert any(not torch.equal(value, before) for value, before in zip(model.weight_network.parameters(), old, strict=True))
     weight = model.weight_network(torch.cat(feature.chunk(2), 1)).squeeze(1)
     assert torch.allclose(logged["weight"], weight)
-    assert float(loss) == pytest.approx(float((weight * terms).sum() / weight.sum()), abs=1e-12)
+    assert loss.item() == pytest.approx(((weight * terms).sum() / weight.sum()).item(), abs=1e-12)
     loss.backward()
     assert all(value.grad is None for value in model.weight_network.parameters())
     assert logged["frame_distance"].tolist() == (clips.number[:, -1] - clips.number[:, 0]).tolist()

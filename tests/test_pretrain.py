@@ -98,6 +98,12 @@ def test_no_epoch_is_chosen_by_fewer_than_two_clips(workspace, held_out):
     pretrain.main(**SETTINGS | keeping("last_epoch") | {"epochs": 1})
 
 
+def test_a_single_clip_is_refused(workspace):
+    write_us4(workspace / "data/us4", [(30, "a", "train")])
+    with pytest.raises(UserError, match="clips to train on in data/us4: 1; contrast needs two or more"):
+        pretrain.main(**SETTINGS | {"batch_size": 1})
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("killed_in", [1, 3])
 def test_an_interrupted_run_ends_with_the_same_weights(us4, monkeypatch, method, killed_in):

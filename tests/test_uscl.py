@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from conftest import write_us4
 from scipy.stats import beta, chisquare, kstest
 from test_losses import nt_xent_loop
-from test_methods import build
+from test_methods import build, clip_sets
 
 from stages.lib import store
 from stages.lib.clip_set import ClipSet
@@ -81,3 +81,20 @@ def test_the_loss_is_the_sum_of_its_terms(train, draw, labelled):
     assert float(terms["classification"]) == pytest.approx(classification, abs=1e-5)
     assert loss.item() == pytest.approx(contrastive + 0.2 * classification, abs=1e-5)
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_hidden_labels_count_for_nothing(workspace, draw, fraction):
+    """Against the same loss with those labels taken away by hand, whichever clips of each class they fall on."""
+    train, _ = clip_sets(workspace, [(3, label, "train") for label in ("a", "b", "a", "b", "", "a", "a")])
+    model = build("uscl", train, label_fraction=fraction).double().eval()
+    hidden = model.label_hidden.clone()
+    counts = [int((~hidden[train.clips.label == number]).sum()) for number in range(2)]
+    assert counts == [round(fraction * 4), round(fraction * 2)]
+    frames = torch.rand(7, 3, 1, 32, 32, generator=draw, dtype=torch.float64)
+    loss, _ = model.loss(frames, train.clips, torch.Generator().manual_seed(0))
+    model.label_hidden.zero_()
+    bare = train.clips._replace(label=train.clips.label.masked_fill(hidden, -1))
+    assert torch.equal(loss, model.loss(frames, bare, torch.Generator().manual_seed(0))[0])
+    full, _ = model.loss(frames, train.clips, torch.Generator().manual_seed(0))
+    assert torch.equal(full, loss) == (fraction == 1.0)

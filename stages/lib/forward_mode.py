@@ -4,6 +4,7 @@ Torch's formulas repeat every convolution of the forward pass and take batch nor
 the outputs of convolutions are those of the pass before, and the tangent of batch norm is one call of its backward kernel.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
+
+# forward_ad loads formulas that torch itself compiles with what it calls deprecated
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 class Recorded(TorchFunctionMode):

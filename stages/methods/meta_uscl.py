@@ -1,7 +1,5 @@
 """Meta-USCL: a small network learns, by meta-learning, how much each pair should count (Chen et al. 2022, arXiv 2212.04097)."""
 
-import warnings
-
 import torch
 from torch import nn
 from torch.autograd import forward_ad
@@ -14,9 +12,6 @@ from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone, projection_head, unit
 from stages.lib.params import require
 from stages.lib.views import Views
-
-# forward_ad loads formulas that torch itself still compiles with what it calls deprecated
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 class Method(ContrastiveMethod):
