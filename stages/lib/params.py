@@ -7,6 +7,8 @@ import typing
 from collections.abc import Callable
 
 import dvc.api
+from dvc.exceptions import DvcException
+from dvc.scm import SCMError
 from dvc.stage.exceptions import StageNotFound
 
 KINDS = {int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a mapping", types.NoneType: "null"}
@@ -36,6 +38,26 @@ def run(main: Callable, stage: str, item: str | None = None) -> None:
         main(**checked(main, values | declared | arguments, names))
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def show() -> dict:
+    """All parameters of the workspace, for a tool that is no stage."""
+    return dvc.api.params_show()
+
+
+def read(path: str, revision: str) -> str:
+    """The text of a file that git or DVC keeps, as a revision (commit, branch, experiment) has it.
+
+    Args:
+        revision: or `workspace`, for the file as it is.
+
+    Raises:
+        UserError: no such revision, no such file in it, or not in the cache.
+    """
+    try:
+        return dvc.api.read(path, rev=None if revision == "workspace" else revision)
+    except (DvcException, SCMError, OSError) as error:
+        raise UserError(f"{path} cannot be had from {revision} ({error}); `dvc exp show` lists the experiments") from None
 
 
 def _declared(stage: str) -> dict:

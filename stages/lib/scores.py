@@ -6,6 +6,7 @@ class. What a table cannot tell is NaN: the AUROC of a class without clips, the 
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score, roc_curve
 
 from stages.lib.tasks import groups
@@ -95,6 +96,31 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(bootstrap(table, classes, samples, seed), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def paired_interval(
+    first: pd.DataFrame, second: pd.DataFrame, classes: list[str], samples: int, confidence: float, seed: int
+) -> tuple[float, float]:
+    """Percentile interval of the difference in balanced accuracy, second − first, over the same resamples of the patients.
+
+    Args:
+        first, second: predictions of the same clips, a line each, in the same order.
+    """
+    tail = (1 - confidence) / 2
+    differences = bootstrap(second, classes, samples, seed) - bootstrap(first, classes, samples, seed)
+    low, high = np.quantile(differences, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def mcnemar(first: pd.DataFrame, second: pd.DataFrame, classes: list[str]) -> tuple[int, int, float]:
+    """Clips that only the first and only the second predicts rightly, and the exact p of McNemar's test (McNemar 1947).
+
+    The test takes clips for independent, which those of one patient are not: p is somewhat too small.
+    """
+    right = [predicted(table, classes) == table["label"].to_numpy() for table in (first, second)]
+    only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    differ = only_first + only_second
+    return only_first, only_second, float(binomtest(only_first, differ).pvalue) if differ else 1.0
 
 
 def by_fold(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:

@@ -65,7 +65,7 @@ class Views:
         log_ratio = [math.log(ratio) for ratio in self.crop_ratio]
         ratio = _uniform(samples, TRIES, generator=generator, low=log_ratio[0], high=log_ratio[-1]).exp()
         size = torch.stack([(area * ratio).sqrt().round(), (area / ratio).sqrt().round()], -1)      # B x TRIES x 2
-        whole = torch.tensor([width, height], dtype=size.dtype, device=size.device)
+        whole = torch.stack([size.new_full((), width), size.new_full((), height)])                  # 2, made on the device
         fits = ((size > 0) & (size <= whole)).all(-1)                                               # B x TRIES
         first = fits.int().argmax(1)
         size = torch.where(fits.any(1)[:, None], size[torch.arange(samples, device=size.device), first], whole)

@@ -72,6 +72,9 @@ class Method(ContrastiveMethod):
         self.weight_optimizer = torch.optim.Adam(self.weight_network.parameters(), lr=weight_learning_rate)
         self.meta_draw = torch.Generator(clip_set.frames.device).manual_seed(torch.initial_seed() + 1)
         self.steps, self.forward_pass = 0, None
+        unit_weights = torch.eye(self.mixing_frames)
+        for name, value in {"ends": unit_weights[[0, -1]][:, None], "middle": unit_weights[1]}.items():
+            self.register_buffer(name, value, persistent=False)         # 2 x 1 x n, n: on the device once
 
     def get_extra_state(self) -> dict:
         return {"weight_optimizer": self.weight_optimizer.state_dict(), "draw": self.meta_draw.get_state(), "steps": self.steps}
@@ -111,18 +114,15 @@ class Method(ContrastiveMethod):
 
         standard: (1 − a, a, 0) and (0, b, 1 − b). inner: uniform on the simplex. A clip of two frames gives them as they are.
         """
-        several = clips.count[:, None] >= 3
-        ends = torch.eye(self.mixing_frames, device=clips.count.device)[[0, -1]][:, None]       # 2 x 1 x n
+        several, where = clips.count[:, None] >= 3, clips.count.device
         if self.mixing == "inner":
-            shape = (2, len(several), self.mixing_frames)
-            spacing = torch.empty(shape, device=ends.device).exponential_(generator=generator)
-            beyond = torch.arange(self.mixing_frames, device=ends.device) >= clips.count[:, None]
-            spacing = spacing.masked_fill(beyond, 0)
-            return torch.where(several, spacing / spacing.sum(2, keepdim=True), ends)
-        alpha = torch.tensor(self.mixing_beta, device=ends.device)[:, None, None].expand(2, 2, len(several))
-        towards, against = torch._standard_gamma(alpha.contiguous(), generator=generator).clamp_min(1e-30)
-        middle = (towards / (towards + against))[..., None]                                     # 2 x B x 1, a and b
-        return torch.where(several, (1 - middle) * ends + middle * torch.tensor([0.0, 1.0, 0.0], device=ends.device), ends)
+            spacing = torch.empty((2, len(several), self.mixing_frames), device=where).exponential_(generator=generator)
+            spacing = spacing.masked_fill(torch.arange(self.mixing_frames, device=where) >= clips.count[:, None], 0)
+            return torch.where(several, spacing / spacing.sum(2, keepdim=True), self.ends)
+        alpha = (torch.full((2, len(several)), value, device=where) for value in self.mixing_beta)
+        towards, against = (torch._standard_gamma(value, generator=generator).clamp_min(1e-30) for value in alpha)
+        share = (towards / (towards + against))[..., None]                                      # 2 x B x 1, a and b
+        return torch.where(several, (1 - share) * self.ends + share * self.middle, self.ends)
 
     def pairs(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
         """Positive pair interpolation: mixed first, then augmented and normalised: [B, n, 1, H, W] → [2B, 1, H, W]."""

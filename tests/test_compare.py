@@ -1,0 +1,113 @@
+"""The comparison of two runs: paired intervals and McNemar's test against loops, and the command on two git revisions."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_scores import CLASSES, certain, predictions
+
+from stages.lib import scores
+from stages.lib.params import UserError
+from stages.tools import compare
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_paired_interval_is_that_of_a_loop_over_resampled_patients():
+    """The same patients are drawn for both tables, which share nothing but them."""
+    first, second = (scores.clip_level(predictions(seed=0)) for _ in range(2))
+    second[["p_covid", "p_pneumonia", "p_regular"]] = second[["p_regular", "p_covid", "p_pneumonia"]].to_numpy()
+    low, high = scores.paired_interval(first, second, CLASSES, samples=4000, confidence=0.9, seed=1)
+    keys = first["patient"].where(first["patient"] != "", first["clip"])
+    parts = [first.index[keys == key] for key in keys.unique()]
+    rng, differences = np.random.default_rng(5), []
+    for _ in range(1500):
+        rows = np.concatenate([parts[number] for number in rng.integers(len(parts), size=len(parts))])
+        values = [scores.scores(table.loc[rows], CLASSES)["balanced_accuracy"] for table in (first, second)]
+        differences.append(values[1] - values[0])
+    assert [low, high] == pytest.approx(np.quantile(differences, [0.05, 0.95]), abs=0.03)
+
+
+def test_a_pair_is_told_apart_more_sharply_than_its_single_intervals():
+    """Clips that both get right or wrong alike cancel: one clip in ten better for every patient is no noise."""
+    labels = CLASSES * 30
+    patients = [f"patient {number // 3}" for number in range(90)]
+    wrong = [CLASSES[(CLASSES.index(label) + 1) % 3] for label in labels]
+    both = list(enumerate(zip(labels, wrong, strict=True)))
+    first = certain(labels, [other if n % 2 else label for n, (label, other) in both], patients)
+    second = certain(labels, [other if n % 2 and n % 10 != 5 else label for n, (label, other) in both], patients)
+    low, high = scores.paired_interval(first, second, CLASSES, 2000, 0.95, 0)
+    single = [scores.bootstrap_interval(table, CLASSES, 2000, 0.95, 0) for table in (first, second)]
+    assert 0 < low < 0.1 < high and single[0][1] > single[1][0]
+
+
+def test_a_table_against_itself_differs_by_nothing():
+    table = scores.clip_level(predictions())
+    assert scores.paired_interval(table, table, CLASSES, 500, 0.95, 0) == (0, 0)
+    assert scores.mcnemar(table, table, CLASSES) == (0, 0, 1.0)
+
+
+def test_mcnemar_is_the_two_sided_sign_test_on_the_clips_that_differ():
+    first = certain(["covid"] * 12, ["covid"] * 9 + ["regular"] * 3, [""] * 12)
+    second = certain(["covid"] * 12, ["covid"] * 1 + ["regular"] * 8 + ["covid"] * 2 + ["regular"], [""] * 12)
+    expected = 2 * sum(math.comb(10, k) for k in range(3)) / 2**10
+    assert scores.mcnemar(first, second, CLASSES) == (8, 2, pytest.approx(expected))
+
+
+def test_other_clips_folds_or_classes_are_refused():
+    table = scores.clip_level(predictions())
+    others = [table.iloc[1:].reset_index(drop=True), table.assign(fold=table["fold"] + 1), table.drop(columns="p_covid")]
+    for other in others:
+        with pytest.raises(UserError, match="pocus: a and b predicted other clips, classes or folds"):
+            compare.describe("pocus", ("a", "b"), [table, other], 100, 0.95, 0)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A repository with two revisions of predictions: by chance, and right."""
+    def run(*command):
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+
+    run("git", "init", "-q", "-b", "main")
+    run("git", "config", "user.email", "test@example.org")
+    run("git", "config", "user.name", "test")
+    run(sys.executable, "-m", "dvc", "init", "-q")
+    (tmp_path / "params.yaml").write_text(
+        "seed: 0\nfinetune: {tasks: [pocus]}\nreport: {bootstrap_samples: 1000, confidence: 0.95}\n")
+    folder = tmp_path / "reports/predictions"
+    folder.mkdir(parents=True)
+    for name, skill in (("chance", 0.0), ("skilled", 6.0)):
+        table = predictions(seed=0, skill=skill)
+        fixed = predictions(seed=0)[["clip", "patient", "fold", "frame", "label"]]
+        table[fixed.columns] = fixed
+        table.to_csv(folder / "pocus.csv", index=False)
+        run("git", "add", ".")
+        run("git", "commit", "-qm", name)
+        run("git", "tag", name)
+    return tmp_path
+
+
+def ask(project, *arguments):
+    command = [sys.executable, "-m", "stages.tools.compare", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
+
+
+def test_the_command_compares_two_revisions(project):
+    answer = ask(project, "chance", "workspace")
+    assert answer.returncode == 0, answer.stderr
+    table = scores.clip_level(pd.read_csv(project / "reports/predictions/pocus.csv", keep_default_na=False))
+    value = scores.scores(table, CLASSES)["balanced_accuracy"]
+    assert f"{value:.3f} (workspace)" in answer.stdout and "workspace is better" in answer.stdout
+    assert "within noise" in ask(project, "skilled", "workspace", "pocus").stdout
+
+
+def test_an_unknown_run_or_task_is_one_sentence(project):
+    for arguments in (("nobody", "workspace"), ("skilled", "chance", "heart")):
+        answer = ask(project, *arguments)
+        assert answer.returncode == 1 and answer.stderr.startswith("error: reports/predictions/")
+        assert len(answer.stderr.splitlines()) == 1
