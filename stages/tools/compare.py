@@ -48,8 +48,8 @@ def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], sampl
     verdict = "within noise" if low <= 0 <= high else f"{runs[1] if low > 0 else runs[0]} is better"
     return (f"{task}: balanced accuracy {values[0]:.3f} ({runs[0]}), {values[1]:.3f} ({runs[1]}): difference "
             f"{values[1] - values[0]:+.3f} ({100 * confidence:g} % interval {low:+.3f} to {high:+.3f}), {verdict}\n"
-            f"{' ' * len(task)}  of {len(tables[0])} clips {only_first} are right in {runs[0]} only, {only_second} in {runs[1]} "
-            f"only: McNemar p = {p:.2g}")
+            f"{' ' * len(task)}  of {len(tables[0])} clips {only_first} are right in {runs[0]} only, {only_second} in "
+            f"{runs[1]} only: McNemar p = {p:.2g}")
 
 
 if __name__ == "__main__":
