@@ -4,6 +4,7 @@ reads   reports/predictions/<task>.csv   clip, patient, fold, frame, label, p_<c
         reports/finetune/<task>.csv      fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
+        reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
         reports/us4_audit.csv            source, outcome, reason, clips, frames, names
         models/pretrained.safetensors    the facts in its header, not the weights
 writes  reports/metrics.json             {task: {metric: number}}; a number that is undefined is left out
@@ -55,6 +56,7 @@ def main(
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
     pretrained = _defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
+    pairs = _read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
     metrics = {result["task"]: result["metrics"] for result in results} | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
     parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "finetune": finetune}
@@ -66,6 +68,8 @@ def main(
         epochs=len(epochs),
         seconds=epochs["seconds"].sum(),
         losses=figures.losses(epochs, pretrained["epoch"]),
+        measures=figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
+        pairs=figures.pair_weights(pairs) if "weight" in pairs and pairs["weight"].nunique() > 1 else "",
         audit=_read("reports/us4_audit.csv").to_dict("records"),
         parameters=pd.json_normalize(parameters).to_dict("records")[0],  # {"pretrain.epochs": …}, the names for -S
         bootstrap_samples=bootstrap_samples,

@@ -51,6 +51,9 @@ def run(tmp_path, monkeypatch) -> Path:
                            "alignment": [math.nan, 0.5, math.nan, 0.4], "uniformity": [math.nan, -1, math.nan, -1.5],
                            "knn_accuracy": math.nan, "seconds": 3.0})
     epochs.to_csv("reports/pretrain.csv", index=False)
+    pairs = pd.DataFrame({"epoch": [1] * 6 + [3] * 6, "pair": [*range(6)] * 2, "clip": "a.mp4"})
+    pairs = pairs.assign(source=["lusms", "clust"] * 6, frame_distance=range(12), weight=np.linspace(0.4, 0.6, 12))
+    pairs.to_csv("reports/pairs.csv", index=False)
     audit = [("butterfly", "train", "", 20, 200, ""), ("butterfly", "left_out", "no video", 2, 0, f"a.mp4; {NASTY}")]
     columns = ["source", "outcome", "reason", "clips", "frames", "names"]
     pd.DataFrame(audit, columns=columns).to_csv("reports/us4_audit.csv", index=False)
@@ -171,7 +174,7 @@ def test_page_stands_alone_and_says_what_matters(run):
     assert all(after <= before + 1 for before, after in zip(headings, headings[1:], strict=False))
     pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
     assert all(attributes["aria-label"] for attributes in pictures)
-    assert tags.count("svg") == 3 <= len(pictures)
+    assert tags.count("svg") == 5 <= len(pictures)
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(names) == len(set(names))
     for sentence in ("Simulated clips.", "Research only, not for diagnosis.", "selected on the test fold", "is noise"):
@@ -215,6 +218,25 @@ def test_an_empty_audit_and_a_loss_without_held_out_clips_are_no_error(run):
     assert "The audit lists no clip." in Path("reports/report.html").read_text(encoding="utf-8")
 
 
+def test_the_pretraining_figures_are_drawn_where_there_is_something_to_draw(run):
+    """Losses always; the measures of the epochs that were looked at; weights only where pairs differ in them."""
+    def figures():
+        report.main(**parameters())
+        page = Path("reports/report.html").read_text(encoding="utf-8")
+        section = page[page.index('<section id="pretraining"') : page.index('<section id="us4"')]
+        return section.count("<svg"), section
+
+    number, section = figures()
+    assert number == 3 and "kNN accuracy" not in section and "uniformity" in section and "lusms" in section
+    edit("reports/pretrain.csv", lambda table: table.assign(knn_accuracy=[math.nan, 0.5, math.nan, 0.75]))
+    assert "kNN accuracy" in figures()[1] and "knn_accuracy 0.750" in figures()[1]
+    edit("reports/pairs.csv", lambda table: table.assign(weight=1.0))
+    assert figures()[0] == 2
+    edit("reports/pairs.csv", lambda table: table[["epoch", "pair", "clip", "source"]][:0])
+    edit("reports/pretrain.csv", lambda table: table.drop(columns=["alignment", "uniformity", "knn_accuracy"]))
+    assert figures()[0] == 1
+
+
 def remove(path: str):
     return lambda: Path(path).unlink()
 
@@ -238,6 +260,7 @@ MISTAKES = {
     "data/folds/pocus.csv is missing": remove("data/folds/pocus.csv"),
     "finetune/pocus.csv is missing": remove("reports/finetune/pocus.csv"),
     "pretrain.csv is missing": remove("reports/pretrain.csv"),
+    "pairs.csv is missing": remove("reports/pairs.csv"),
     "us4_audit.csv cannot be read": empty("reports/us4_audit.csv"),
     "pretrained.safetensors is missing": remove("models/pretrained.safetensors"),
     "pretrained.safetensors cannot be read": empty("models/pretrained.safetensors"),

@@ -72,6 +72,45 @@ def losses(epochs: pd.DataFrame, kept: int) -> Markup:
     return _svg(figure, "losses")
 
 
+MEASURES = {"knn_accuracy": "kNN accuracy", "alignment": "alignment", "uniformity": "uniformity"}
+
+
+def measures(epochs: pd.DataFrame) -> Markup:
+    """What there is of kNN accuracy, alignment and uniformity over the epochs, one above the other.
+
+    Args:
+        epochs: epoch and the columns of MEASURES, empty where an epoch was not looked at; not all of them empty.
+    """
+    known = [name for name in MEASURES if name in epochs and epochs[name].notna().any()]
+    figure = Figure(figsize=(4.0, 0.6 + 1.15 * len(known)), layout="constrained")
+    panels = figure.subplots(len(known), sharex=True, squeeze=False)[:, 0]
+    for number, (axes, name) in enumerate(zip(panels, known, strict=True)):
+        looked = epochs[epochs[name].notna()]
+        axes.plot(looked["epoch"], looked[name], color=SERIES[number], marker="o", markersize=3)
+        axes.set(ylabel=MEASURES[name])
+    panels[-1].set(xlabel="epoch")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
+    return _svg(figure, "measures")
+
+
+def pair_weights(pairs: pd.DataFrame) -> Markup:
+    """How much pairs count: the distribution by source, and against the distance of a pair's frames.
+
+    Args:
+        pairs: source, weight, frame_distance: a line per pair.
+    """
+    figure = Figure(figsize=(4.0, 4.6), layout="constrained")
+    above, below = figure.subplots(2)
+    for number, (source, part) in enumerate(pairs.groupby("source")):
+        style = {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
+        above.ecdf(part["weight"], label=source, **style)
+        below.plot(part["frame_distance"], part["weight"], ".", color=style["color"], markersize=3)
+    above.set(xlabel="weight of a pair", ylabel="fraction of pairs below")
+    below.set(xlabel="frames between the ends of the pair", ylabel="weight")
+    above.legend()
+    return _svg(figure, "pair_weights")
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of a size in inches: narrow, so that its text keeps its size on a phone."""
     figure = Figure(figsize=(width, height), layout="constrained")
