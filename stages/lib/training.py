@@ -22,6 +22,18 @@ def generator(seed: int, where: torch.device) -> torch.Generator:
     return torch.Generator(where).manual_seed(seed)
 
 
+def random_state(where: torch.device) -> list[torch.Tensor]:
+    """State of torch's default streams, from which dropout draws: the CPU's and the device's."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(where)] if where.type == "cuda" else [])]
+
+
+def set_random_state(state: list[torch.Tensor], where: torch.device) -> None:
+    """Put torch's default streams back to a state."""
+    torch.set_rng_state(state[0])
+    if where.type == "cuda":
+        torch.cuda.set_rng_state(state[1], where)
+
+
 def descent(
     parameters: Iterable[torch.nn.Parameter],
     steps: int,

@@ -11,6 +11,7 @@ from stages.lib.losses import nt_xent, nt_xent_terms
 from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone, projection_head, unit
 from stages.lib.params import require
+from stages.lib.training import random_state, set_random_state
 from stages.lib.views import Views
 
 
@@ -169,7 +170,7 @@ class Method(ContrastiveMethod):
         terms: torch.Tensor,
         views: torch.Tensor,
         recorded: Recorded,
-        random_state: list,
+        before: list[torch.Tensor],
         optimizer: torch.optim.SGD,
     ) -> torch.Tensor:
         """∂L(θ')/∂share, [B], for θ' the virtual step on Σ shareᵢ ℓᵢ and L the unweighted NT-Xent on a batch of the meta set.
@@ -182,14 +183,14 @@ class Method(ContrastiveMethod):
             terms: ℓ with its graph, [B]; the graph is kept.
             views: what the terms were computed from.
             recorded: that computation.
-            random_state: of torch's default streams before that, so that dropout repeats its masks.
+            before: state of torch's default streams before that, so that dropout repeats its masks.
             optimizer: the main one, SGD.
         """
         after = self.virtual_step((share.detach() * terms).sum(), optimizer)
         meta_loss = self.terms(self.elsewhere(after, self.meta_views())).mean()
         direction = torch.autograd.grad(meta_loss, list(after.values()))
         self.meta_loss = meta_loss.detach()
-        _set_random_state(views.device, random_state)
+        set_random_state(before, views.device)
         with tangents(recorded):
             moving = zip(self.encoder_parameters().items(), direction, strict=True)
             dual = {name: forward_ad.make_dual(value.detach(), tangent) for (name, value), tangent in moving}
@@ -203,7 +204,7 @@ class Method(ContrastiveMethod):
         require(isinstance(optimizer, torch.optim.SGD), "params.yaml: methods.meta_uscl.optimizer.name must be sgd, whose step "
                 "the meta step looks ahead to")
         views = self.pairs(frames, clips, generator)
-        random_state = _random_state(views.device)
+        before = random_state(views.device)
         with Recorded() as recorded:
             feature, embedding = self(views)
         terms = self.terms(embedding)
@@ -211,7 +212,7 @@ class Method(ContrastiveMethod):
             weight = self.weight(feature)
             share = weight / weight.sum()
             with torch.random.fork_rng([views.device] if views.is_cuda else []):
-                gradient = self.meta_gradient(share, terms, views, recorded, random_state, optimizer)
+                gradient = self.meta_gradient(share, terms, views, recorded, before, optimizer)
             self.weight_optimizer.zero_grad()
             share.backward(gradient)
             self.weight_optimizer.step()
@@ -230,13 +231,3 @@ class Method(ContrastiveMethod):
         distance = clips.number[:, -1] - clips.number[:, 0]
         scalars = {"contrastive": terms.detach().mean(), "meta_loss": self.meta_loss}
         return (weight * terms).sum() / weight.sum(), scalars | {"frame_distance": distance, "weight": weight}
-
-
-def _random_state(where: torch.device) -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(where)] if where.type == "cuda" else [])]
-
-
-def _set_random_state(where: torch.device, state: list[torch.Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if where.type == "cuda":
-        torch.cuda.set_rng_state(state[1], where)
