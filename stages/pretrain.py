@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from stages.lib import checkpoint, store
+from stages.lib import checkpoint, ranks, store
 from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.initial import initialise, named_file
 from stages.lib.method import ContrastiveMethod
@@ -66,7 +66,8 @@ def main(
     where = device()
     data = store.read("data/us4")
     train, held_out = (ClipSet(data, split, where) for split in ("train", "held_out"))
-    model = build(method, methods, initialise(Backbone(arch), init, "pretrain.init"), train, held_out).to(where)
+    backbone = ranks.synchronised(initialise(Backbone(arch), init, "pretrain.init"))
+    model = build(method, methods, backbone, train, held_out).to(where)
     block, steps = methods[method], steps_per_epoch or train.steps(batch_size)
     check_sizes(method, block, train, held_out, batch_size)
     names = {key: f"methods.{method}.optimizer.{key}" for key in block["optimizer"]}
@@ -86,12 +87,13 @@ def main(
         print(f"pretrain: {len(done['rows'])} of {epochs} epochs were done before, going on", flush=True)
     else:
         resume.save(**snapshot(moving, draw), **done)
+    loss_of = ranks.loss_of(model)
 
     for epoch in progress(range(len(done["rows"]), epochs), epochs, f"pretrain {method}: epoch"):
         start = time.perf_counter()
         row = {"epoch": epoch, "step": (epoch + 1) * steps, "learning_rate": schedule((epoch + 1) * steps - 1)}
         going = {"optimizer": optimizer, "schedule": schedule, "draw": draw}
-        going |= {"first_step": epoch * steps, "steps": epochs * steps}
+        going |= {"loss_of": loss_of, "first_step": epoch * steps, "steps": epochs * steps}
         means, of_pairs, losses = train_epoch(model, train.batches(batch_size, model.pick, draw, steps_per_epoch), **going)
         if not losses.isfinite().all():
             restore(moving, draw, resume.load())
@@ -107,8 +109,9 @@ def main(
         resume.save(**snapshot(moving, draw), **done)
 
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
-    write(done["rows"], done["best"], facts)
-    write_pairs(done["pairs"], data.clip_table)
+    if ranks.first():
+        write(done["rows"], done["best"], facts)
+        write_pairs(done["pairs"], data.clip_table)
     resume.remove()
 
 
@@ -117,6 +120,9 @@ def check_sizes(method: str, block: dict, train: ClipSet, held_out: ClipSet, bat
     require(len(train) > 1, f"clips to train on in data/us4: {len(train)}; contrast needs two or more, add clips or sources")
     require(2 <= batch_size <= len(train), f"params.yaml: pretrain.batch_size is {batch_size}; choose 2 to {len(train)}, "
             "the number of training clips")
+    smallest = len(train) % batch_size if len(train) % batch_size > 1 else batch_size
+    require(ranks.size() <= smallest, f"{ranks.size()} processes cannot share a batch of {smallest} clips; start fewer, or "
+            "choose another pretrain.batch_size")
     keep, queue = block["keep"], block.get("queue_size", batch_size)
     require(keep in KEEP, f"params.yaml: methods.{method}.keep is {keep!r}; choose from {', '.join(KEEP)}")
     require(len(held_out) > 1 or keep == "last_epoch", f"clips held out: {len(held_out)}, too few to choose an epoch by: raise "
@@ -177,6 +183,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: Callable[[int], float],
     draw: torch.Generator,
+    loss_of: Callable,
     first_step: int,
     steps: int,
 ) -> tuple[dict[str, float], dict[str, torch.Tensor], torch.Tensor]:
@@ -184,6 +191,7 @@ def train_epoch(
 
     Args:
         schedule: learning rate of each step of the run.
+        loss_of: the model's loss (`lib/ranks.py`).
         first_step: number of the first step of this epoch in the run.
         steps: of the whole run.
 
@@ -194,18 +202,19 @@ def train_epoch(
     model.train()
     scalars, vectors, sizes = {}, {}, []
     model.progress = first_step / steps
-    for step, (frames, clips) in enumerate(batches, first_step):                # B x k x 1 x H x W
-        set_learning_rate(optimizer, schedule(step))
-        model.before_step(frames, clips, optimizer, draw)
-        loss, terms = model.loss(frames, clips, draw)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        model.progress = (step + 1) / steps
-        model.after_step()
-        sizes.append(len(frames))
-        for name, value in {"loss": loss.detach(), "index": clips.index, **terms}.items():
-            (vectors if value.dim() else scalars).setdefault(name, []).append(value)
+    with ranks.sharing():
+        for step, (frames, clips) in enumerate(batches, first_step):            # B x k x 1 x H x W
+            set_learning_rate(optimizer, schedule(step))
+            model.before_step(frames, clips, optimizer, draw)
+            loss, terms = loss_of(frames, clips, draw)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.progress = (step + 1) / steps
+            model.after_step()
+            sizes.append(len(clips.index))
+            for name, value in {"loss": loss.detach(), "index": clips.index, **terms}.items():
+                (vectors if value.dim() else scalars).setdefault(name, []).append(value)
     size = torch.tensor(sizes, dtype=torch.float64)
     columns = {name: torch.stack(values).double().cpu() for name, values in scalars.items()}
     means = {name: float((column * size).sum() / size.sum()) for name, column in columns.items()}
@@ -258,4 +267,6 @@ def write_pairs(pairs: list[dict], clips: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run(main, stage="pretrain")
+    ranks.launch("stages.pretrain")
+    with ranks.group(device()):
+        run(main, stage="pretrain")

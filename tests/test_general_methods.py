@@ -27,7 +27,7 @@ def ready(train, monkeypatch):
 
     def ready(name, **change):
         model = build(name, train, **change).double().train()
-        monkeypatch.setattr(model, "two_views", lambda frames, generator: frames.transpose(0, 1).flatten(0, 1))
+        monkeypatch.setattr(model, "two_views", lambda frames, clips, generator: frames.transpose(0, 1))
         return model
 
     return ready
@@ -183,7 +183,8 @@ def test_the_spread_of_simsiam_tells_a_collapse(ready, train, draw, kind, spread
     """1 of Gaussian rows, and of two opposite directions; √½ where half of the coordinates are 0; 0 of rows in one direction,
     whatever their lengths. Bare projections go in as frames."""
     model = ready("simsiam")
-    model.backbone, model.projection_head = torch.nn.Flatten(), torch.nn.Identity()
+    model.backbone = torch.nn.Sequential(torch.nn.Flatten(0, 1), torch.nn.Flatten())
+    model.projection_head = torch.nn.Identity()
     projection = torch.randn(2000, 2, 1, 1, 32, generator=draw, dtype=torch.float64)
     length = torch.rand(2000, 2, 1, 1, 1, generator=draw, dtype=torch.float64) + 0.1
     if kind == "opposite":
@@ -219,9 +220,6 @@ def test_vicreg_is_eq_6_with_its_weights_in_their_places(ready, train, frames, d
 class Plain:
     """No augmentation, and a normalisation of its own."""
 
-    def __call__(self, frames, generator):
-        return frames
-
     def normalise(self, frames):
         return 3 * frames - 1
 
@@ -230,6 +228,7 @@ class Plain:
 def supervised(train, monkeypatch):
     model = build("supervised", train).double()
     monkeypatch.setattr(model, "views", Plain())
+    monkeypatch.setattr(model, "augment", lambda frames, clips, generator, dim: frames)
     return model
 
 
@@ -288,7 +287,7 @@ def test_a_loss_takes_one_pass_through_each_backbone(train, draw, name):
         "ucl": lambda: model.key_encoder.encoder[0],
     }
     backbones = [model.backbone, *([key_backbone[name]()] if name in MOMENTUM else [])]
-    calls = count_calls(backbones)
+    calls = count_calls([backbone.network for backbone in backbones])
     frames, clips = next(train.batches(4, model.pick, draw))
     model.loss(frames, clips, draw)
     expected = {"byol": [[8], [8]], "supervised": [[4]]} | dict.fromkeys(["cycle_contrast", "moco_v2", "ucl"], [[4], [4]])

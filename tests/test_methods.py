@@ -73,7 +73,7 @@ def test_steps_reach_every_trained_parameter_and_lower_the_loss(name, train, hel
     losses = []
     for epoch in range(30):
         batches = train.batches(len(train), model.pick, draw)
-        means, _, _ = pretrain.train_epoch(model, batches, optimizer, schedule, draw, epoch, 30)
+        means, _, _ = pretrain.train_epoch(model, batches, optimizer, schedule, draw, model.loss, epoch, 30)
         losses.append(means["loss"])
     for key, parameter in model.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), key
@@ -105,7 +105,7 @@ def test_what_is_logged_is_a_number_for_the_batch_or_one_for_each_pair(name, tra
     model = build(name, train, held_out)
     optimizer, schedule = descent(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
     batches = train.batches(4, model.pick, draw, steps=2)
-    means, pairs, losses = pretrain.train_epoch(model, batches, optimizer, schedule, draw, 0, 2)
+    means, pairs, losses = pretrain.train_epoch(model, batches, optimizer, schedule, draw, model.loss, 0, 2)
     assert all(isinstance(value, float) for value in means.values()) and len(losses) == 2
     assert all(len(values) == 8 and not values.requires_grad for values in pairs.values())
     assert means["loss"] == pytest.approx(float(losses.mean()))

@@ -29,9 +29,9 @@ class NoisyViews:
     def __init__(self, noise):
         self.noise, self.seen = noise, []
 
-    def __call__(self, frames, draw):
-        self.seen.append(frames + self.noise * torch.rand(frames.shape, generator=draw))
-        return self.seen[-1]
+    def augment(self, frames, clips, draw, dim):
+        self.seen.append(frames[0] + self.noise * torch.rand(frames[0].shape, generator=draw))
+        return self.seen[-1][None]
 
     def normalise(self, frames):
         return (frames - 0.5) / 0.25
@@ -41,6 +41,7 @@ def stub(backbone=None, noise=0.0):
     """A model as far as the probe knows it; features are a fixed linear map of the frames, unless given."""
     linear = torch.randn(32 * 32, 6, generator=torch.Generator().manual_seed(1))
     model = SimpleNamespace(backbone=backbone or (lambda frames: frames.flatten(1) @ linear), views=NoisyViews(noise))
+    model.augment = model.views.augment
     model.eval = lambda: model
     return model
 
@@ -48,7 +49,8 @@ def stub(backbone=None, noise=0.0):
 def by_clip(clip_set, frames_of):
     """A backbone that knows each frame by its pixels and answers with the row that its clip was given."""
     spans = zip(clip_set.first.tolist(), clip_set.clips.count.tolist(), strict=True)
-    known = {clip_set.frames[row].numpy().tobytes(): feature for (first, count), feature in zip(spans, frames_of, strict=True)
+    stored = clip_set.frames.stored.numpy()
+    known = {stored[row].tobytes(): feature for (first, count), feature in zip(spans, frames_of, strict=True)
              for row in range(first, first + count)}  # fmt: skip
 
     def backbone(views):
@@ -65,7 +67,7 @@ def test_alignment_and_uniformity_equal_the_loops(sets, draw):
                    for view in model.views.seen)  # fmt: skip
     spans = zip(sets[1].first.tolist(), sets[1].clips.count.tolist(), strict=True)
     middle = [first + count // 2 for first, count in spans]
-    noise = model.views.seen[0] - sets[1].frames[middle] / 255
+    noise = model.views.seen[0] - sets[1].frames[middle]
     assert len(left) == 15 and (noise > -1e-6).all() and (noise < 0.3 + 1e-6).all()    # a frame of each clip's own
     alignment = sum(float((one - other).norm()) ** 2 for one, other in zip(left, right, strict=True)) / 15
     pairs = [math.exp(-2 * float((left[i] - left[j]).norm()) ** 2) for i in range(15) for j in range(15) if i < j]
@@ -111,7 +113,7 @@ def test_knn_accuracy_equals_the_loop(sets):
         rows = []
         for first, count in zip(clip_set.first.tolist(), clip_set.clips.count.tolist(), strict=True):
             places = [first + round(third * (count - 1) / 3) for third in range(4)]
-            frames = model.views.normalise(clip_set.frames[places].float() / 255)
+            frames = model.views.normalise(clip_set.frames[places])
             rows.append(F.normalize(model.backbone(frames).double(), dim=1).mean(0))
         features.append(torch.stack(rows))
     train, held_out = (F.normalize(part, dim=1) for part in features)

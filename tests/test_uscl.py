@@ -49,7 +49,7 @@ def test_mixing_is_beta_distributed(train, draw, alpha):
 def test_both_views_share_the_anchor_and_one_lambda(train, draw, monkeypatch):
     """Without augmentation the pair solves view_i − view_j = λ (x1 − x3) and view_i = λ x1 + (1 − λ) x2."""
     model = build("uscl", train)
-    monkeypatch.setattr(model, "views", lambda frames, draw: frames)
+    monkeypatch.setattr(model, "augment", lambda frames, clips, draw: frames)
     clips = train.clips.take(torch.arange(2, 4))
     frames = torch.rand(2, 3, 1, 8, 8, generator=draw, dtype=torch.float64)
     left, right = model.pairs(frames, clips, draw)

@@ -8,7 +8,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms import functional as operators
 
 from stages.lib.params import UserError
-from stages.lib.views import Views, resized_crop
+from stages.lib.views import Views, jitter, resized_crop
 
 SETTINGS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.8,
             "contrast": 0.8, "mean": 0.5, "std": 0.25}
@@ -52,10 +52,10 @@ def test_boxes_are_drawn_as_torchvision_draws_them(scale):
 
 def test_jitter_is_distributed_as_torchvisions():
     image = frames(1)[0]
-    ours = Views(**SETTINGS).jitter(image.expand(3000, 1, 40, 56).float(), draw(5))
+    ours = jitter(image.expand(3000, 1, 40, 56).float(), **Views(**SETTINGS).tones(3000, draw(5)))
     torch.manual_seed(6)
-    jitter = ColorJitter(brightness=0.8, contrast=0.8)
-    theirs = torch.stack([jitter(image.float()) for _ in range(3000)])
+    operator = ColorJitter(brightness=0.8, contrast=0.8)
+    theirs = torch.stack([operator(image.float()) for _ in range(3000)])
     for statistic in (lambda x: x.mean((1, 2, 3)), lambda x: x.std((1, 2, 3))):
         assert ks_2samp(statistic(ours), statistic(theirs)).pvalue > 1e-3
 

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from stages.lib.store import Store
+from stages.lib import ranks
+from stages.lib.frames import Frames
+from stages.lib.store import FAN, Store
 
 
 class Clips(NamedTuple):
@@ -24,7 +26,7 @@ class Clips(NamedTuple):
 
 
 class ClipSet:
-    """The clips of one split; the frames lie on the device as uint8, picking them is index arithmetic there.
+    """The clips of one split; picking their frames (`lib/frames.py`) is index arithmetic on the device.
 
     Args:
         store: the assembled set (`data/us4`); its clip table has columns first, frames, pooled_class, fps, split, its frame
@@ -39,13 +41,15 @@ class ClipSet:
         self.table, self.rows = table[table["split"] == split], len(table)
         spans = zip(self.table["first"], self.table["frames"], strict=True)
         rows = torch.cat([torch.arange(first, first + frames) for first, frames in spans] or [torch.arange(0)])
-        self.frames = torch.from_numpy(store.frames[rows.numpy()]).unsqueeze(1).to(device)      # N x 1 x H x W
+        self.frames = Frames(torch.from_numpy(store.frames[rows.numpy()]).unsqueeze(1), device) # N x 1 x H x W
         count = torch.tensor(self.table["frames"].to_numpy(), dtype=torch.long)
         number = torch.full((len(count), int(count.max()) if len(count) else 0), -1)
         within = torch.arange(number.shape[1]) < count[:, None]
         number[within] = torch.tensor(store.frame_table["frame"].to_numpy()[rows.numpy()])
         self.first = (count.cumsum(0) - count).to(device)                                       # row of a clip's first frame
         numbers = {name: number for number, name in enumerate(self.classes)} | {"": -1}
+        fan = table.reindex(columns=FAN).to_numpy(dtype="float32")
+        self.fan = torch.tensor(fan, device=device)                 # [rows of clips.csv, 5], NaN where unknown (lib/fan.py)
         self.clips = Clips(
             index=torch.tensor(self.table.index, dtype=torch.long, device=device),
             count=count.to(device),
@@ -73,8 +77,10 @@ class ClipSet:
             generator: of shuffling and picking.
 
         Yields:
-            frames, float in 0…1, [B, k, 1, H, W], and what is known of their clips, `number` of the picked frames.
+            frames, float in 0…1, [B, k, 1, H, W], and what is known of their clips, `number` of the picked frames. Under
+            torchrun the frames are those of this rank's part of the clips.
         """
+        self.frames.catch_up()
         wanted = len(self) if steps is None else steps * batch_size
         rounds = -(-wanted // len(self))
         order = torch.cat([torch.randperm(len(self), generator=generator, device=generator.device) for _ in range(rounds)])
@@ -82,10 +88,14 @@ class ClipSet:
         if len(last) == 1 and batches:
             last = torch.cat([batches.pop(), last])
         for chosen in [*batches, last]:
-            clips = self.clips.take(chosen)
-            picked = pick(clips, generator)                                                     # B x k
-            frames = self.frames[self.first[chosen, None] + picked].float() / 255
-            yield frames, clips._replace(number=clips.number.gather(1, picked))
+            ranks.deal(len(chosen))
+            with self.frames.beside() as loaded:
+                clips = self.clips.take(chosen)
+                picked = pick(clips, generator)                                                 # B x k
+                clips = clips._replace(number=clips.number.gather(1, picked))
+                frames = self.frames[ranks.own(self.first[chosen, None] + picked)]
+                loaded += [frames, *clips]
+            yield frames, clips
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch that visits every clip once."""

@@ -1,10 +1,12 @@
 """What the pretraining methods have in common: the interface that stages/pretrain.py calls."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from stages.lib import ranks
 from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.networks import Backbone
 from stages.lib.params import require
@@ -38,16 +40,28 @@ class ContrastiveMethod(nn.Module):
         draw = torch.rand(len(clips.count), 1, generator=generator, device=generator.device)
         return (draw * clips.count[:, None]).long()
 
-    def two_views(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Normalised views of the first and of the last picked frame of each clip: [B, k, 1, H, W] → [2B, 1, H, W]."""
-        return self.views.normalise(self.views(torch.cat([frames[:, 0], frames[:, -1]]), generator))
+    def augment(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator, dim: int = 0) -> torch.Tensor:
+        """A view of each frame, not yet normalised: [B, k, 1, H, W], or [k, B, 1, H, W] with `dim` 1, → the same.
+
+        Under torchrun `frames` are those of this rank's part of the clips; the draw is that of one process with all of them.
+        """
+        lead = list(frames.shape[:2])
+        lead[dim] = len(clips.index)
+        fan = self.clip_set.fan[clips.index].unsqueeze(1 - dim).expand(*lead, -1).flatten(0, 1)
+        drawn = self.views.draw(math.prod(lead), frames.shape[-2:], generator, fan)
+        drawn = {name: ranks.own(part.unflatten(0, lead), dim).flatten(0, 1) for name, part in drawn.items()}
+        return self.views.apply(frames.flatten(0, 1), **drawn).unflatten(0, frames.shape[:2])
+
+    def two_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
+        """Normalised views of the first and of the last picked frame of each clip: [B, k, 1, H, W] → [2, B, 1, H, W]."""
+        return self.views.normalise(self.augment(torch.stack([frames[:, 0], frames[:, -1]]), clips, generator, dim=1))
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """The loss of a step and what else there is to log.
 
         Args:
-            frames: the picked frames, 0…1, [B, k, 1, H, W].
-            clips: what is known of the B clips.
+            frames: the picked frames, 0…1, [B, k, 1, H, W]; under torchrun those of this rank's part of the clips.
+            clips: what is known of the B clips, of all ranks.
             generator: of the views and all else that the loss draws.
 
         Returns:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from stages.lib import ranks
 from stages.lib.params import UserError, require
 
 
@@ -15,7 +16,10 @@ def autocast(where: torch.device) -> torch.autocast:
 
 
 class Backbone(nn.Module):
-    """A torchvision classifier without its last linear layer: grey frames [B, 1, H, W] → features [B, feature_width].
+    """A torchvision classifier without its last linear layer: grey frames [N, 1, H, W] → features [N, feature_width].
+
+    k views of each of a step's clips, [k, B, 1, H, W], or [B, k, 1, H, W] with `dim` 0, give [k · B, feature_width] in that
+    order: under torchrun each rank brings its own clips and gets the features of all.
 
     The network keeps torchvision's three input channels and key names, so that its weights go to and fro unchanged;
     a grey frame is shown to all three. It computes in bfloat16 where the hardware does; its features, and so heads and losses,
@@ -39,11 +43,12 @@ class Backbone(nn.Module):
         self.network.set_submodule(self.classifier, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        three = frames.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)      # B x 3 x H x W
+    def forward(self, frames: torch.Tensor, dim: int = 1) -> torch.Tensor:
+        three = frames.flatten(0, -4).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)   # N x 3 x H x W
         with autocast(frames.device):
-            feature = self.network(three)                                                       # B x F
-        return feature.float() if feature.dtype == torch.bfloat16 else feature
+            feature = self.network(three)                                                       # N x F
+        feature = feature.float() if feature.dtype == torch.bfloat16 else feature
+        return feature if frames.dim() == 4 else ranks.everyones(feature.unflatten(0, frames.shape[:2]), dim).flatten(0, 1)
 
     def last_block(self) -> nn.Module:
         """The last block of layers before the classifier: `layer4[1]` of ResNet-18, `features[-1]` of EfficientNet."""

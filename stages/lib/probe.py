@@ -41,8 +41,8 @@ def measures(model: ContrastiveMethod, train: ClipSet, held_out: ClipSet, draw: 
     model.eval()
     out = {"knn_accuracy": knn_accuracy(model, train, held_out), "alignment": math.nan, "uniformity": math.nan}
     if len(held_out) > 1:
-        frames = held_out.frames[held_out.first + held_out.clips.count // 2].float() / 255      # B x 1 x H x W
-        views = [model.views.normalise(model.views(frames, draw)) for _ in range(2)]
+        frames = held_out.frames[held_out.first + held_out.clips.count // 2]      # B x 1 x H x W
+        views = [model.views.normalise(model.augment(frames[None], held_out.clips, draw, dim=1))[0] for _ in range(2)]
         left, right = (unit(torch.cat([model.backbone(part) for part in view.split(256)])) for view in views)
         out["alignment"] = float((left - right).square().sum(1).mean())
         out["uniformity"] = float(torch.pdist(left).square().mul(-2).exp().mean().log())
@@ -65,6 +65,6 @@ def clip_features(model: ContrastiveMethod, clip_set: ClipSet) -> torch.Tensor:
     places = ((clip_set.clips.count[:, None] - 1) * spread).round().long() + clip_set.first[:, None]
     parts = []
     for rows in places.split(64):
-        frames = clip_set.frames[rows.flatten()].float() / 255
+        frames = clip_set.frames[rows.flatten()]
         parts.append(unit(model.backbone(model.views.normalise(frames))).unflatten(0, rows.shape).mean(1))
     return torch.cat(parts).cpu()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from stages.lib import ranks
 from stages.lib.params import require
 
 
@@ -39,7 +40,15 @@ class Resume:
         return state if state.pop("key") == self.key else None
 
     def save(self, **state) -> None:
-        """Replace the file by `state` (tensors, numbers, strings, and lists and dicts of them) in one move."""
+        """Replace the file by `state` (tensors, numbers, strings, and lists and dicts of them) in one move.
+
+        Of several processes, whose states are equal, the first one writes.
+        """
+        if ranks.first():
+            self._write(state)
+        ranks.wait()
+
+    def _write(self, state: dict) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         torch.save(state | {"key": self.key}, partial)
@@ -47,4 +56,5 @@ class Resume:
 
     def remove(self) -> None:
         """The run has ended: nothing to go on with."""
-        self.path.unlink(missing_ok=True)
+        if ranks.first():
+            self.path.unlink(missing_ok=True)

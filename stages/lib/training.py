@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from tqdm import tqdm
 
+from stages.lib import ranks
 from stages.lib.params import require
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 def device() -> torch.device:
-    """The GPU if there is one, else the CPU; the environment variable SONOPAIR_DEVICE overrides."""
-    return torch.device(os.environ.get("SONOPAIR_DEVICE", "cuda" if torch.cuda.is_available() else "cpu"))
+    """The GPU if there is one, else the CPU; SONOPAIR_DEVICE overrides. Under torchrun each process has its own GPU."""
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return torch.device(os.environ.get("SONOPAIR_DEVICE", gpu if torch.cuda.is_available() else "cpu"))
 
 
 def generator(seed: int, where: torch.device) -> torch.Generator:
@@ -90,8 +92,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 def progress(numbers: range, total: int, what: str) -> Iterator[int]:
     """Go through `numbers` with a bar on a terminal (time left) and ten plain lines elsewhere."""
-    bar = tqdm(numbers, desc=what, total=total, initial=total - len(numbers), disable=None, dynamic_ncols=True)
+    bar = tqdm(numbers, desc=what, total=total, initial=total - len(numbers), disable=None if ranks.first() else True,
+               dynamic_ncols=True)
     for number in bar:
-        if bar.disable and number % max(1, total // 10) == 0:
+        if bar.disable and ranks.first() and number % max(1, total // 10) == 0:
             print(f"{what} {number + 1} of {total}", flush=True)
         yield number

@@ -47,10 +47,34 @@ class Views:
 
     def __call__(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One view of each frame, not yet normalised: [B, 1, H, W] in 0…1 → the same shape and range."""
-        height, width = frames.shape[-2:]
-        boxes = self.boxes(len(frames), height, width, generator)                        # B x 4
-        flips = _uniform(len(frames), generator=generator) < self.flip_probability       # B
-        return self.jitter(resized_crop(frames, boxes, flips), generator)
+        return self.apply(frames, **self.draw(len(frames), frames.shape[-2:], generator))
+
+    def draw(
+        self, samples: int, size: tuple[int, int], generator: torch.Generator, fan: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What `apply` wants for as many frames of this height and width, each value [samples, …]; the fans do not matter."""
+        boxes = self.boxes(samples, *size, generator)
+        flips = _uniform(samples, generator=generator) < self.flip_probability
+        return {"boxes": boxes, "flips": flips, **self.tones(samples, generator)}
+
+    def tones(self, samples: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """What `jitter` wants: factors of brightness and contrast [samples, 2], and which come in the other order [samples]."""
+        factors = [
+            _uniform(samples, generator=generator, low=max(0, 1 - reach), high=1 + reach)
+            for reach in (self.brightness, self.contrast)
+        ]
+        return {"factors": torch.stack(factors, 1), "contrast_first": _uniform(samples, generator=generator) < 0.5}
+
+    def apply(
+        self,
+        frames: torch.Tensor,
+        boxes: torch.Tensor,
+        flips: torch.Tensor,
+        factors: torch.Tensor,
+        contrast_first: torch.Tensor,
+    ) -> torch.Tensor:
+        """The views that were drawn: [B, 1, H, W] → the same."""
+        return jitter(resized_crop(frames, boxes, flips), factors, contrast_first)
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
         """Grey values 0…1 to zero mean and unit spread, as `mean` and `std` say."""
@@ -72,21 +96,22 @@ class Views:
         corner = (_uniform(samples, 2, generator=generator) * (whole - size + 1)).floor()           # B x 2
         return torch.cat([corner, size], 1)
 
-    def jitter(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Brightness and contrast, in an order drawn for each sample: x → clamp(f x + (1 − f) m), m = 0 or the mean."""
-        samples = len(frames)
-        factors = torch.stack(
-            [
-                _uniform(samples, generator=generator, low=max(0, 1 - reach), high=1 + reach)
-                for reach in (self.brightness, self.contrast)
-            ]
-        ).to(frames.dtype)                                                                          # 2 x B
-        contrast_first = _uniform(samples, generator=generator) < 0.5
-        for is_contrast in (contrast_first, ~contrast_first):
-            factor = torch.where(is_contrast, factors[1], factors[0])[:, None, None, None]
-            anchor = torch.where(is_contrast, frames.mean((1, 2, 3)), 0)[:, None, None, None]
-            frames = torch.lerp(anchor, frames, factor).clamp_(0, 1)
-        return frames
+
+def jitter(frames: torch.Tensor, factors: torch.Tensor, contrast_first: torch.Tensor) -> torch.Tensor:
+    """Brightness and contrast, x → clamp(f x + (1 − f) m) with m = 0 or the mean, in the order that each sample has.
+
+    Args:
+        frames: [B, 1, H, W].
+        factors: of brightness and of contrast, [B, 2].
+        contrast_first: [B].
+    """
+    factors = factors.to(frames.dtype)
+    for is_contrast in (contrast_first, ~contrast_first):
+        factor = torch.where(is_contrast, factors[:, 1], factors[:, 0])[:, None, None, None]
+        anchor = torch.where(is_contrast, frames.mean((1, 2, 3)), 0)[:, None, None, None]
+        frames = torch.lerp(anchor, frames, factor).clamp_(0, 1)
+    return frames
+
 
 
 def resized_crop(frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:

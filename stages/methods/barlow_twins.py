@@ -30,6 +30,6 @@ class Method(ContrastiveMethod):
 
         The division (a scale, not another loss) keeps the loss of the same size whatever the width.
         """
-        projection = self.projection_head(self.backbone(self.two_views(frames, generator)))     # 2B x D
+        projection = self.projection_head(self.backbone(self.two_views(frames, clips, generator)))     # 2B x D
         left, right = projection.chunk(2)
         return barlow_twins(left, right, self.off_diagonal_weight) / projection.shape[1], {}

@@ -41,9 +41,9 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """‖q(z) − z'‖² of unit vectors, 2 − 2 cos, both ways round (Eq. 2 and below); each encoder sees both views at once."""
-        views = self.two_views(frames, generator)                               # 2B x 1 x H x W
+        views = self.two_views(frames, clips, generator)                               # 2 x B x 1 x H x W
         prediction = unit(self.predictor(self.projection_head(self.backbone(views))))           # 2B x D
-        target = unit(self.key_encoder(views)).roll(len(frames), 0)             # 2B x D, of the other view
+        target = unit(self.key_encoder(views)).roll(len(clips.index), 0)             # 2B x D, of the other view
         return 2 * (2 - 2 * (prediction * target).sum(1)).mean(), {}
 
     def after_step(self) -> None:

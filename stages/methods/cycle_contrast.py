@@ -79,7 +79,7 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """InfoNCE between two frames of a clip against the queue, and the cycle through other clips."""
-        left, right = self.two_views(frames, generator).chunk(2)                # B x 1 x H x W each
+        left, right = self.two_views(frames, clips, generator).chunk(2)                # 1 x B x 1 x H x W each
         feature, key_feature = self.backbone(left), self.key_backbone(right)    # B x F
         intra_query, cycle_query = (unit(head(feature)) for head in self.heads)
         intra_key, cycle_key = (unit(head(key_feature)).detach() for head in self.key_heads.encoder)

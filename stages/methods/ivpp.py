@@ -99,7 +99,7 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """The objective's loss between the two frames of each pair, each augmented."""
-        left, right = self.projection_head(self.backbone(self.two_views(frames, generator))).chunk(2)   # B x D each
+        left, right = self.projection_head(self.backbone(self.two_views(frames, clips, generator))).chunk(2)   # B x D each
         weight = self.pair_weight(clips).to(left.dtype)
         match self.settings:
             case Simclr(_, weighted, temperature, _):

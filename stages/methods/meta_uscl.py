@@ -5,6 +5,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
+from stages.lib import ranks
 from stages.lib.clip_set import Clips, ClipSet, choose
 from stages.lib.forward_mode import Recorded, tangents
 from stages.lib.losses import nt_xent, nt_xent_terms
@@ -53,6 +54,8 @@ class Method(ContrastiveMethod):
         meta_every: int,
     ):
         super().__init__(backbone, clip_set, views)
+        require(ranks.size() == 1, "meta_uscl trains in one process (its meta step does not cross processes); unset "
+                "SONOPAIR_TORCHRUN")
         block = "params.yaml: methods.meta_uscl"
         require(mixing in ("standard", "inner"), f"{block}.mixing is {mixing!r}; choose from standard, inner")
         require(mixing_frames >= 3, f"{block}.mixing_frames is {mixing_frames}; it must be at least 3")
@@ -93,7 +96,7 @@ class Method(ContrastiveMethod):
         return list(self.encoder_parameters().values())
 
     def forward(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised views [2B, 1, H, W] → features [2B, F] and unit embeddings [2B, D]."""
+        """Normalised views [2, B, 1, H, W] → features [2B, F] and unit embeddings [2B, D]."""
         feature = self.backbone(views)
         return feature, unit(self.projection_head(feature))
 
@@ -126,10 +129,10 @@ class Method(ContrastiveMethod):
         return torch.where(several, (1 - share) * self.ends + share * self.middle, self.ends)
 
     def pairs(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
-        """Positive pair interpolation: mixed first, then augmented and normalised: [B, n, 1, H, W] → [2B, 1, H, W]."""
+        """Positive pair interpolation: mixed first, then augmented and normalised: [B, n, 1, H, W] → [2, B, 1, H, W]."""
         weights = self.mixing_weights(clips, generator).to(frames.dtype)
-        mixed = torch.einsum("vbn,bnchw->vbchw", weights, frames).flatten(0, 1)
-        return self.views.normalise(self.views(mixed, generator))
+        mixed = torch.einsum("vbn,bnchw->vbchw", weights, frames)
+        return self.views.normalise(self.augment(mixed, clips, generator, dim=1))
 
     def weight(self, feature: torch.Tensor) -> torch.Tensor:
         """What the weight network says of each pair: [2B, F] → [B] in 0…1. The features take no gradient from it."""
@@ -144,8 +147,8 @@ class Method(ContrastiveMethod):
         chosen = torch.randperm(len(self.meta_set), generator=self.meta_draw, device=self.meta_draw.device)
         clips = self.meta_set.clips.take(chosen[: self.meta_batch_size])
         first = self.meta_set.first[chosen[: self.meta_batch_size]]
-        frames = self.meta_set.frames[first + super().pick(clips, self.meta_draw)[:, 0]].float() / 255
-        return self.two_views(frames[:, None], self.meta_draw)
+        frames = self.meta_set.frames[first + super().pick(clips, self.meta_draw)[:, 0]]
+        return self.two_views(frames[:, None], clips, self.meta_draw)
 
     def virtual_step(self, loss: torch.Tensor, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:
         """θ' = θ − η (μ · buffer + ∇loss + decay · θ): the parameters after a step of the optimiser that is not taken."""

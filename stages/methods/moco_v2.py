@@ -45,7 +45,7 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """InfoNCE with the queue as negatives (Eq. 1 of He et al. 2020)."""
-        left, right = self.two_views(frames, generator).chunk(2)                # B x 1 x H x W each
+        left, right = self.two_views(frames, clips, generator).chunk(2)                # 1 x B x 1 x H x W each
         query = unit(self.projection_head(self.backbone(left)))                 # B x D
         self.keys = unit(self.key_encoder(right)), clips.index
         return info_nce(query, self.keys[0], self.queue.embedding.clone(), self.temperature), {}

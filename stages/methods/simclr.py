@@ -27,6 +27,6 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """NT-Xent of two views of one frame (Eq. 1); both views go through the network in one pass."""
-        views = self.two_views(frames, generator)                               # 2B x 1 x H x W
+        views = self.two_views(frames, clips, generator)                               # 2 x B x 1 x H x W
         left, right = unit(self.projection_head(self.backbone(views))).chunk(2)         # B x D each
         return nt_xent(left, right, self.temperature), {}

@@ -32,8 +32,8 @@ class Method(ContrastiveMethod):
 
         `spread` is the mean deviation of a coordinate of z / ‖z‖ times √D: 1 spread evenly, 0 collapsed (Sec. 4.1).
         """
-        views = self.two_views(frames, generator)                               # 2B x 1 x H x W
+        views = self.two_views(frames, clips, generator)                               # 2 x B x 1 x H x W
         projection = self.projection_head(self.backbone(views))                 # 2B x D
-        target = projection.detach().roll(len(frames), 0)               # 2B x D, of the other view
+        target = projection.detach().roll(len(clips.index), 0)               # 2B x D, of the other view
         loss = -F.cosine_similarity(self.predictor(projection), target).mean()
         return loss, {"spread": F.normalize(target).std(0).mean() * target.shape[1] ** 0.5}

@@ -25,7 +25,7 @@ class Method(ContrastiveMethod):
 
         On held-out clips, too: with many unlabelled ones that mean depends on how they fall into batches.
         """
-        views = self.views.normalise(self.views(frames[:, 0], generator))       # B x 1 x H x W
+        views = self.views.normalise(self.augment(frames.transpose(0, 1), clips, generator, dim=1))     # 1 x B x 1 x H x W
         logits = self.classifier(self.backbone(views))                  # B x classes
         total = F.cross_entropy(logits, clips.label, ignore_index=-1, reduction="sum")
         return total / (clips.label >= 0).sum().clamp(min=1), {}

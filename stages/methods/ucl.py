@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from stages.lib.clip_set import Clips, ClipSet, choose
@@ -110,16 +111,15 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """InfoNCE of anchor and positive against the own clip's negatives and ẑ; one pass through each encoder."""
-        picked = frames.shape[1]
-        views = self.views.normalise(self.views(frames.flatten(0, 1), generator)).unflatten(0, (-1, picked))
-        positive = unit(self.key_encoder(views[:, 1]))                                          # B x D
-        queried = torch.cat([views[:, :1], views[:, 2:]], 1).flatten(0, 1)                      # B (1 + negatives) x 1 x H x W
-        queries = unit(self.projection_head(self.backbone(queried))).unflatten(0, (len(frames), -1))
+        views = self.views.normalise(self.augment(frames, clips, generator))                    # B x picked x 1 x H x W
+        positive = unit(self.key_encoder(views[None, :, 1]))                                    # B x D
+        queried = torch.cat([views[:, :1], views[:, 2:]], 1)                        # B x (1 + negatives) x 1 x H x W
+        queries = unit(self.projection_head(self.backbone(queried, dim=0))).unflatten(0, (len(clips.index), -1))
         query, intra = queries[:, 0], queries[:, 1:]
         cross = self.cross_negative(query, clips.index)
         distance = (clips.number - clips.number[:, :1]).abs()                                   # B x picked
         absent = distance[:, 2:] <= self.positive_range
-        left_out = torch.cat([absent, absent.new_zeros(len(frames), 1)], 1)
+        left_out = F.pad(absent, (0, 1))                                                        # ẑ always counts
         self.keys = positive, clips.index
         loss = info_nce(query, positive, torch.cat([intra, cross[:, None]], 1), self.temperature, left_out)
         negatives = distance[:, 2:].float().masked_fill(absent, torch.nan)

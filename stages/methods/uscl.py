@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stages.lib import ranks
 from stages.lib.clip_set import Clips, ClipSet, choose
 from stages.lib.losses import nt_xent
 from stages.lib.method import ContrastiveMethod
@@ -74,14 +75,14 @@ class Method(ContrastiveMethod):
         Returns:
             Two views [B, 1, H, W] of grey values 0…1.
         """
-        seen = self.views(frames.flatten(0, 1), generator).unflatten(0, frames.shape[:2])       # B x 3 x 1 x H x W
+        seen = self.augment(frames, clips, generator)           # B x 3 x 1 x H x W
         first, anchor, third = seen.unbind(1)
-        mixing = self.mixing(clips, generator).to(frames.dtype)
+        mixing = ranks.own(self.mixing(clips, generator)).to(frames.dtype)
         return torch.lerp(anchor, first, mixing), torch.lerp(anchor, third, mixing)
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """NT-Xent + label_weight · (CE_i + CE_j); a batch without labels contributes 0 to the cross-entropy."""
-        views = torch.cat(self.pairs(frames, clips, generator))                         # 2B x 1 x H x W
+        views = torch.stack(self.pairs(frames, clips, generator))                       # 2 x B x 1 x H x W
         feature = self.backbone(self.views.normalise(views))                            # 2B x F
         projection = self.projection_head(feature)                                      # 2B x D
         contrastive = nt_xent(*unit(projection).chunk(2), self.temperature)

@@ -36,5 +36,5 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """Eq. 6 on the projections of two views of one frame."""
-        left, right = self.projection_head(self.backbone(self.two_views(frames, generator))).chunk(2)
+        left, right = self.projection_head(self.backbone(self.two_views(frames, clips, generator))).chunk(2)
         return vicreg(left, right, *self.weights), {}
