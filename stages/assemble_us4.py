@@ -3,7 +3,8 @@
 reads   data/frames/<source>/           frame stores of the sources, and of the evaluation tasks (their clips never enter)
 writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
         data/us4/frames.csv             row, clip, frame, time_s
-        data/us4/clips.csv              clip (source/clip), source, patient, label, pooled_class, split, fps, first, frames
+        data/us4/clips.csv              clip (source/clip), source, patient, label, pooled_class, split, fps, first, frames,
+                                        and the geometry of the fan (stages/lib/fan.py)
         reports/us4_audit.csv           source, outcome, reason, clips, frames, names
 """
 
@@ -114,7 +115,7 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
     kept = clips.assign(clip=clips["source"] + "/" + clips["clip"], frames=clips["frames_kept"])
     kept["first"] = kept["frames"].cumsum() - kept["frames"]
     columns = ["clip", "source", "patient", "label", "pooled_class", "split", "fps", "first", "frames"]
-    kept[columns].to_csv(folder / "clips.csv", index=False)
+    kept.reindex(columns=columns + store.FAN).to_csv(folder / "clips.csv", index=False)
 
 
 def audit(clips: pd.DataFrame) -> pd.DataFrame:

@@ -24,9 +24,11 @@ from stages.lib import catalogue, fan, processes, sampling, store
 from stages.lib.params import UserError, require, run
 
 # In clips.csv beside the source's table: size as delivered, in px; frames decoded, kept, and of those looked at the
-# all-black and the undecodable ones; what the crop went by (stages/lib/fan.py), its box in px; blake2b of the files.
+# all-black and the undecodable ones; what the crop went by (stages/lib/fan.py), its box in px; blake2b of the files; the
+# probe's geometry in sides of the kept frames, the half angle in radians, empty where it could not be told.
 COLUMNS = dict.fromkeys(("height", "width", "frames_read", "frames_kept", "frames_black", "frames_damaged"), 0)
 COLUMNS |= {"crop": "", "crop_left": 0, "crop_top": 0, "crop_width": 0, "crop_height": 0, "checksum": ""}
+COLUMNS |= dict.fromkeys(store.FAN, math.nan)
 PLAUSIBLE_HZ = (1, 240)  # frame rates outside are slips of a video's header or time stamps
 LEAP_S = 60  # so is a time stamp this far from the one before it
 
@@ -86,6 +88,7 @@ def extract(path: Path, fps: float, target: Path, rate_hz: float, most: int, ass
     area = fan.find(images)
     facts |= {"fps": round(used_fps, 3), "height": height, "width": width, "crop": area.kind}
     facts |= dict(zip(("crop_left", "crop_top", "crop_width", "crop_height"), area.box, strict=True))
+    facts |= dict(zip(store.FAN, np.round(fan.sector(area) or [math.nan] * 5, 4).tolist(), strict=True))
     squares = [fan.crop(image, area, size_px) for image in images]
     lit = [index for index, square in enumerate(squares) if square.max() > fan.DARK]
     facts["frames_black"] = len(squares) - len(lit)

@@ -27,10 +27,12 @@ from stages.lib.networks import Backbone
 from stages.lib.params import UserError, checked, require, run
 from stages.lib.probe import held_out_loss, measures
 from stages.lib.resume import Resume
+from stages.lib.semantic_views import SemanticViews
 from stages.lib.training import descent, device, generator, progress, random_state, set_learning_rate, set_random_state
 from stages.lib.views import Views
 
 STAGES = Path(__file__).parent
+PIPELINES = ("published", "semantic")
 KEEP = ("best_held_out_loss", "last_epoch")
 
 
@@ -44,6 +46,7 @@ def main(
     steps_per_epoch: int | None,
     probe_every: int,
     methods: dict,
+    views: dict,
 ) -> None:
     """Pretrain `arch` on the clips of data/us4.
 
@@ -57,6 +60,7 @@ def main(
         steps_per_epoch: None visits every clip once.
         probe_every: epochs between two looks at the held-out clips' features and at the pairs.
         methods: the method's block: {optimizer, views, keep, and its own keyword arguments}.
+        views: {pipeline: published (the method's own) | semantic, semantic: the settings of lib/semantic_views.py}.
     """
     require(epochs > 0, f"params.yaml: pretrain.epochs is {epochs}; it must be at least 1")
     require(probe_every > 0, f"params.yaml: pretrain.probe_every is {probe_every}; it must be at least 1")
@@ -67,7 +71,7 @@ def main(
     data = store.read("data/us4")
     train, held_out = (ClipSet(data, split, where) for split in ("train", "held_out"))
     backbone = ranks.synchronised(initialise(Backbone(arch), init, "pretrain.init"))
-    model = build(method, methods, backbone, train, held_out).to(where)
+    model = build(method, methods, views, backbone, train, held_out).to(where)
     block, steps = methods[method], steps_per_epoch or train.steps(batch_size)
     check_sizes(method, block, train, held_out, batch_size)
     names = {key: f"methods.{method}.optimizer.{key}" for key in block["optimizer"]}
@@ -76,7 +80,7 @@ def main(
     draw = generator(seed, where)
 
     facts = {"seed": seed, "method": method, "arch": arch, "init": init, "epochs": epochs, "batch_size": batch_size,
-             "steps_per_epoch": steps, "probe_every": probe_every, "device": where.type, "params": block}
+             "steps_per_epoch": steps, "probe_every": probe_every, "device": where.type, "params": block, "views": views}
     inputs = [Path("data/us4", name) for name in ("clips.csv", "frames.csv", "frames.npy")]
     inputs += [Path(__file__), STAGES / f"methods/{method}.py", *sorted(STAGES.glob("lib/*.py")), *named_file(init)]
     resume = Resume("models/pretrain.unfinished", facts, inputs)
@@ -152,8 +156,19 @@ def restore(moving: dict, draw: torch.Generator, state: dict) -> None:
     set_random_state(state["default"], draw.device)
 
 
+def augmentation(block: dict, views: dict, name: str) -> Views:
+    """The views of a method's block, or the semantic ones with that block's normalisation."""
+    own = Views(**checked(Views, block, {key: f"{name}.{key}" for key in block}))
+    choice = views["pipeline"]
+    require(choice in PIPELINES, f"params.yaml: views.pipeline is {choice!r}; choose from {', '.join(PIPELINES)}")
+    if choice == "published":
+        return own
+    names = {key: f"views.semantic.{key}" for key in views["semantic"]}
+    return SemanticViews(**checked(SemanticViews, views["semantic"] | {"mean": own.mean, "std": own.std}, names))
+
+
 def build(
-    method: str, methods: dict, backbone: Backbone, clip_set: ClipSet, meta_set: ClipSet
+    method: str, methods: dict, views: dict, backbone: Backbone, clip_set: ClipSet, meta_set: ClipSet
 ) -> ContrastiveMethod:
     """The `Method` of stages/methods/<method>.py around the backbone, with the keyword arguments of its block.
 
@@ -168,10 +183,9 @@ def build(
     full = f"methods.{method}"
     for part in ("optimizer", "views", "keep"):
         require(part in block, f"params.yaml: {full}.{part} is missing")
-    views = [block.pop(part) for part in ("optimizer", "keep", "views")][-1]
-    views = Views(**checked(Views, views, {key: f"{full}.views.{key}" for key in views}))
+    own = [block.pop(part) for part in ("optimizer", "keep", "views")][-1]
     kind = import_module(f"stages.methods.{method}").Method
-    fixed = {"backbone": backbone, "clip_set": clip_set, "views": views}
+    fixed = {"backbone": backbone, "clip_set": clip_set, "views": augmentation(own, views, f"{full}.views")}
     if "meta_set" in signature(kind).parameters:
         fixed["meta_set"] = meta_set
     return kind(**checked(kind, fixed | block, {key: f"{full}.{key}" for key in block}))

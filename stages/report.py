@@ -39,6 +39,7 @@ def main(
     assemble_us4: dict,
     pretrain: dict,
     methods: dict,
+    views: dict,
     finetune: dict,
     tasks: dict,
     bootstrap_samples: int,
@@ -59,7 +60,8 @@ def main(
     pairs = _read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
     metrics = {result["task"]: result["metrics"] for result in results} | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
-    parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "finetune": finetune}
+    parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views,
+                   "finetune": finetune}
     parameters |= {"tasks": {name: tasks[name] for name in names}}
     page = _page(
         results=results,

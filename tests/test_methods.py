@@ -22,6 +22,7 @@ METHODS = sorted(path.stem for path in (ROOT / "stages/methods").glob("*.py"))
 BLOCKS = yaml.safe_load((ROOT / "params.yaml").read_text())["methods"]
 CLIPS = [(frames, label, "train") for frames, label in zip([1, 2, 3, 5, 4, 3, 7, 6], ["a", "b", "", "a"] * 2, strict=True)]
 CLIPS += [(3, "a", "held_out"), (1, "", "held_out"), (9, "b", "held_out")]
+PUBLISHED = {"pipeline": "published"}
 SMALL = {"embedding_width": 32, "hidden_width": 32}  # of heads that are wide when published
 
 
@@ -47,7 +48,7 @@ def small(block):
 def build(name, train, meta_set=None, **change):
     """The method with its block of params.yaml, narrow where that is published very wide; the training clips as meta set."""
     torch.manual_seed(0)
-    return pretrain.build(name, {name: small(BLOCKS[name]) | change}, Backbone("resnet18"), train, meta_set or train)
+    return pretrain.build(name, {name: small(BLOCKS[name]) | change}, PUBLISHED, Backbone("resnet18"), train, meta_set or train)
 
 
 def test_every_method_has_a_block_and_every_block_a_method():
@@ -118,7 +119,7 @@ def test_a_key_too_many_too_few_or_a_zero_is_named(name, train):
     for key in set(BLOCKS[name]):
         with pytest.raises(UserError, match=f"{key} is missing"):
             blocks = {name: {other: value for other, value in BLOCKS[name].items() if other != key}}
-            pretrain.build(name, blocks, Backbone("resnet18"), train, train)
+            pretrain.build(name, blocks, PUBLISHED, Backbone("resnet18"), train, train)
     for key in ("temperature", "embedding_width", "queue_size"):
         if key in BLOCKS[name]:
             with pytest.raises(UserError, match=f"methods.{name}.{key} is 0"):
@@ -127,4 +128,4 @@ def test_a_key_too_many_too_few_or_a_zero_is_named(name, train):
 
 def test_an_unknown_method_is_answered_with_the_choices(train):
     with pytest.raises(UserError, match="pretrain.method is 'uscll'; choose from .*simclr, .*uscl"):
-        pretrain.build("uscll", BLOCKS, Backbone("resnet18"), train, train)
+        pretrain.build("uscll", BLOCKS, PUBLISHED, Backbone("resnet18"), train, train)

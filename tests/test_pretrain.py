@@ -25,7 +25,8 @@ from stages.lib.training import descent
 
 CLIPS = [(3 + number % 4, ["a", "b", ""][number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
 SETTINGS = {"seed": 0, "method": "uscl", "arch": "resnet18", "init": "random", "epochs": 4, "batch_size": 4,
-            "steps_per_epoch": None, "probe_every": 2, "methods": {name: small(BLOCKS[name]) for name in METHODS}}
+            "steps_per_epoch": None, "probe_every": 2, "methods": {name: small(BLOCKS[name]) for name in METHODS},
+            "views": {"pipeline": "published"}}
 
 
 def changed(part, **values):

@@ -31,7 +31,7 @@ def curve(method):
     train = ClipSet(read("data/us4"), "train", torch.device("cpu"))
     block = BLOCKS[method] | {key: value for key, value in SMALL.items() if key in BLOCKS[method]}
     backbone = ranks.synchronised(Backbone("resnet18"))
-    model = pretrain.build(method, {method: block}, backbone, train, train).double()
+    model = pretrain.build(method, {method: block}, {"pipeline": "published"}, backbone, train, train).double()
     optimizer, schedule = descent(model.trained(), 6, **block["optimizer"] | {"name": "sgd", "learning_rate": 0.01})
     draw, losses, loss_of = generator(0, torch.device("cpu")), [], ranks.loss_of(model)
     for epoch in range(2):

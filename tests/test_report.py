@@ -30,6 +30,7 @@ def parameters(**changes) -> dict:
         "extract_frames": {"sources": ["butterfly"], "size_px": 64},
         "assemble_us4": {"sources": ["butterfly"], "held_out_fraction": 0.2},
         "pretrain": {"method": "simclr", "epochs": 4, "steps_per_epoch": None},
+        "views": {"pipeline": "published"},
         "methods": {"simclr": {"temperature": 0.5, "optimizer": {"learning_rate": 3.0e-4}}},
         "finetune": {"tasks": list(CLASSES), "folds": 5, "init": "pretrained"},
         "tasks": {task: {"classes": classes, "subsets": []} for task, classes in CLASSES.items()},

@@ -10,6 +10,10 @@ DARK = 6  # grey values up to here count as black: compression leaves 0 to 6 in 
 STILL = 1.5  # standard deviation over time, in grey values, up to which a pixel counts as static
 SIDE_PX = 160  # the search works on frames shrunk to this long side, on which strokes of text are 1 to 2 px wide
 FRAMES = 16  # and on this many frames, spread over the clip
+ANGLES = np.linspace(0.01, 1.2, 60)  # half openings tried for a probe's geometry, in radians; the first stands for linear
+FACES = np.linspace(0.05, 1, 20)  # half widths tried for the probe's face, as fractions of the fan's
+GRID = 40  # on a picture of this side
+OVERLAP = 0.93  # intersection over union with the mask, from which on the geometry counts as known
 
 
 class Fan(NamedTuple):
@@ -79,6 +83,35 @@ def _hull(kind: str, region: np.ndarray, shape: tuple[int, int]) -> Fan:
     cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 255)
     left, top, wide, high = cv2.boundingRect(mask)
     return Fan(kind, (left, top, wide, high), mask[top : top + high, left : left + wide])
+
+
+def sector(fan: Fan) -> tuple[float, ...] | None:
+    """What piece of a ring the probe shows, in sides of the square that `crop` makes.
+
+    The fan's box, the opening and the width of the probe's face determine the ring, which the picture may cut off at its
+    sides; of a grid of both, that one is taken whose convex hull overlaps the mask best. A linear probe is a convex one with
+    an apex far above.
+
+    Returns:
+        apex_x, apex_y (from the square's left and top), half_angle (radians), near, far (radii of the probe's face and of the
+        deepest tissue); None where none overlaps well: lopsided fans, several pictures in one.
+    """
+    left, top, width, height = fan.box
+    square = crop(np.full((top + height, left + width), 255, np.uint8), fan, GRID) > 127
+    half_width, half_height = width / max(width, height) / 2, height / max(width, height) / 2
+    y, x = (np.mgrid[:GRID, :GRID] + 0.5)[:, None, None] / GRID                                 # 1 x 1 x GRID x GRID
+    angle, face = (grid[..., None, None] for grid in np.meshgrid(ANGLES, FACES * half_width, indexing="ij"))
+    near = face / np.sin(angle)
+    apex_y = 0.5 - half_height - near * np.cos(angle)
+    far = 0.5 + half_height - apex_y
+    across, along = np.abs(x - 0.5), y - apex_y
+    ring = (np.hypot(across, along) <= far) & (across <= along * np.tan(angle)) & (along >= near * np.cos(angle))
+    ring &= across <= half_width
+    overlap = (ring & square).sum((2, 3)) / (ring | square).sum((2, 3))                         # ANGLES x FACES
+    overlap[0] += 0.01      # pictures with rounded corners are linear
+    best = np.unravel_index(overlap.argmax(), overlap.shape)
+    found = (0.5, apex_y[best].item(), angle[best[0], 0].item(), near[best].item(), far[best].item())
+    return found if fan.kind != "full" and overlap[best] >= OVERLAP else None
 
 
 def crop(frame: np.ndarray, fan: Fan, size_px: int) -> np.ndarray:

@@ -47,7 +47,7 @@ def read(folder: str | Path) -> Store:
 
 def table(path: str | Path) -> pd.DataFrame:
     """Read a csv whose text columns (ids, labels, reasons) stay text, an empty field being the empty string."""
-    return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values={"fps": "", "time_s": "", "fold": ""})
+    return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=dict.fromkeys(["fps", "time_s", "fold", *FAN], ""))
 
 
 @contextmanager

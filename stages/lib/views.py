@@ -54,16 +54,16 @@ class Views:
     ) -> dict[str, torch.Tensor]:
         """What `apply` wants for as many frames of this height and width, each value [samples, …]; the fans do not matter."""
         boxes = self.boxes(samples, *size, generator)
-        flips = _uniform(samples, generator=generator) < self.flip_probability
+        flips = uniform(samples, generator=generator) < self.flip_probability
         return {"boxes": boxes, "flips": flips, **self.tones(samples, generator)}
 
     def tones(self, samples: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What `jitter` wants: factors of brightness and contrast [samples, 2], and which come in the other order [samples]."""
         factors = [
-            _uniform(samples, generator=generator, low=max(0, 1 - reach), high=1 + reach)
+            uniform(samples, generator=generator, low=max(0, 1 - reach), high=1 + reach)
             for reach in (self.brightness, self.contrast)
         ]
-        return {"factors": torch.stack(factors, 1), "contrast_first": _uniform(samples, generator=generator) < 0.5}
+        return {"factors": torch.stack(factors, 1), "contrast_first": uniform(samples, generator=generator) < 0.5}
 
     def apply(
         self,
@@ -85,15 +85,15 @@ class Views:
 
         A sample whose tries all fail keeps the whole frame, which is what torchvision does with square frames.
         """
-        area = height * width * _uniform(samples, TRIES, generator=generator, low=self.crop_scale[0], high=self.crop_scale[-1])
+        area = height * width * uniform(samples, TRIES, generator=generator, low=self.crop_scale[0], high=self.crop_scale[-1])
         log_ratio = [math.log(ratio) for ratio in self.crop_ratio]
-        ratio = _uniform(samples, TRIES, generator=generator, low=log_ratio[0], high=log_ratio[-1]).exp()
+        ratio = uniform(samples, TRIES, generator=generator, low=log_ratio[0], high=log_ratio[-1]).exp()
         size = torch.stack([(area * ratio).sqrt().round(), (area / ratio).sqrt().round()], -1)      # B x TRIES x 2
         whole = torch.stack([size.new_full((), width), size.new_full((), height)])                  # 2, made on the device
         fits = ((size > 0) & (size <= whole)).all(-1)                                               # B x TRIES
         first = fits.int().argmax(1)
         size = torch.where(fits.any(1)[:, None], size[torch.arange(samples, device=size.device), first], whole)
-        corner = (_uniform(samples, 2, generator=generator) * (whole - size + 1)).floor()           # B x 2
+        corner = (uniform(samples, 2, generator=generator) * (whole - size + 1)).floor()           # B x 2
         return torch.cat([corner, size], 1)
 
 
@@ -138,6 +138,6 @@ def _positions(start: torch.Tensor, length: torch.Tensor, points: int) -> torch.
     return start[:, None] + torch.minimum(inside.clamp(min=0), length[:, None] - 1)
 
 
-def _uniform(*shape: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+def uniform(*shape: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
     """Uniform random numbers on the generator's device."""
     return low + (high - low) * torch.rand(*shape, generator=generator, device=generator.device)

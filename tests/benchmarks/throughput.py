@@ -38,7 +38,8 @@ from stages.lib.processes import workers
 from stages.lib.training import descent, device, generator, set_learning_rate
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = yaml.safe_load((ROOT / "params.yaml").read_text())["methods"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+BLOCKS, VIEWS = PARAMS["methods"], PARAMS["views"]
 CLIPS, FRAMES = 400, 6
 
 
@@ -56,7 +57,7 @@ def clip_sets(size_px: int, where: torch.device) -> list[ClipSet]:
 def method_steps(name: str, sets: list[ClipSet], batch: int, where: torch.device, augmented: bool) -> Iterator[int]:
     """Steps of the real loop, or of its arithmetic alone; yields the images of each."""
     torch.manual_seed(0)
-    model = pretrain.build(name, BLOCKS, Backbone("resnet18"), *sets).to(where).train()
+    model = pretrain.build(name, BLOCKS, VIEWS, Backbone("resnet18"), *sets).to(where).train()
     model.progress = 1.0 - 1e-6         # the dearest part of a curriculum
     optimizer, schedule = descent(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
     images = []
