@@ -26,9 +26,9 @@ from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone
 from stages.lib.params import UserError, checked, require, run
 from stages.lib.probe import held_out_loss, measures
-from stages.lib.resume import Resume
+from stages.lib.resume import Resume, restore, snapshot
 from stages.lib.semantic_views import SemanticViews
-from stages.lib.training import descent, device, generator, progress, random_state, set_learning_rate, set_random_state
+from stages.lib.training import descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
 
 STAGES = Path(__file__).parent
@@ -140,20 +140,6 @@ def better(best: dict, keep: str, row: dict, model: ContrastiveMethod) -> dict:
         return best
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.backbone.network.state_dict().items()}
     return {"epoch": row["epoch"], "held_out_loss": row["held_out_loss"], "weights": weights}
-
-
-def snapshot(moving: dict, draw: torch.Generator) -> dict:
-    """The state of model, optimiser and random streams, as `Resume` can save it."""
-    streams = {"draw": draw.get_state(), "default": random_state(draw.device)}
-    return {name: part.state_dict() for name, part in moving.items()} | streams
-
-
-def restore(moving: dict, draw: torch.Generator, state: dict) -> None:
-    """Put model, optimiser and random streams back to a saved state."""
-    for name, part in moving.items():
-        part.load_state_dict(state[name])
-    draw.set_state(state["draw"])
-    set_random_state(state["default"], draw.device)
 
 
 def augmentation(block: dict, views: dict, name: str) -> Views:

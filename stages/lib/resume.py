@@ -9,6 +9,7 @@ import torch
 
 from stages.lib import ranks
 from stages.lib.params import require
+from stages.lib.training import random_state, set_random_state
 
 
 class Resume:
@@ -58,3 +59,17 @@ class Resume:
         """The run has ended: nothing to go on with."""
         if ranks.first():
             self.path.unlink(missing_ok=True)
+
+
+def snapshot(moving: dict, draw: torch.Generator) -> dict:
+    """The state of model, optimiser and random streams, as `Resume` can save it."""
+    streams = {"draw": draw.get_state(), "default": random_state(draw.device)}
+    return {name: part.state_dict() for name, part in moving.items()} | streams
+
+
+def restore(moving: dict, draw: torch.Generator, state: dict) -> None:
+    """Put model, optimiser and random streams back to a saved state."""
+    for name, part in moving.items():
+        part.load_state_dict(state[name])
+    draw.set_state(state["draw"])
+    set_random_state(state["default"], draw.device)

@@ -1,0 +1,107 @@
+"""How long the published runs take on this device: USCL on a set of US-4's size, and the fine-tuning of POCUS.
+
+Both are random frames of 224 px in the published numbers. Unless they are run in full, a few steps and one look at the
+held-out part are timed, and multiplied.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stages import finetune, pretrain
+from stages.lib import store
+from stages.lib.clip_set import ClipSet
+from stages.lib.networks import Backbone, Classifier
+from stages.lib.probe import held_out_loss
+from stages.lib.training import descent, generator
+from stages.lib.views import Views
+
+SIZE_PX, BATCH = 224, 32
+US4_CLIPS, US4_FRAMES, US4_EPOCHS = 1051, 23231, 300            # Chen et al. 2021
+POCUS_FRAMES, POCUS_FOLDS, POCUS_EPOCHS = 2116, 5, 100          # 2,116 frames in the published files
+
+
+def noise(frames: int) -> np.ndarray:
+    """Random frames, uint8 [frames, SIZE_PX, SIZE_PX]; the first thousand repeat."""
+    some = np.random.default_rng(0).integers(0, 256, (1000, SIZE_PX, SIZE_PX), dtype=np.uint8)
+    return some[np.arange(frames) % 1000]
+
+
+def clip_sets(clips: int, frames: int, where: torch.device) -> list[ClipSet]:
+    """Training and held-out clips (four to one) of random frames that share them out evenly."""
+    table = pd.DataFrame({"clip": [f"clip {number}" for number in range(clips)], "source": "random", "fps": 25.0})
+    table["pooled_class"] = np.where(table.index % 2, "a", "b")
+    table["split"] = np.where(table.index % 5, "train", "held_out")
+    table["first"] = np.arange(clips) * frames // clips
+    table["frames"] = np.diff([*table["first"], frames])
+    rows = pd.DataFrame({"frame": np.arange(frames) - table["first"].repeat(table["frames"]).to_numpy()})
+    return [ClipSet(store.Store(noise(frames), rows, table), split, where) for split in ("train", "held_out")]
+
+
+def seconds(where: torch.device, work: Callable) -> float:
+    """Wall-clock time of a call, until the device is done."""
+    start = time.perf_counter()
+    work()
+    if where.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def multiplied(where: torch.device, steps: Iterator, total: int, timed: int = 5) -> float:
+    """Seconds of `total` steps, from a few after two that warm up."""
+    for _ in range(2):
+        next(steps)
+    return seconds(where, lambda: [next(steps) for _ in range(timed)]) / timed * total
+
+
+def pretraining(where: torch.device, blocks: dict, views: dict, full: bool) -> float:
+    """Seconds of USCL's 300 epochs of ResNet-18 on US-4, the held-out loss after each among them."""
+    train, held_out = clip_sets(US4_CLIPS, US4_FRAMES, where)
+    torch.manual_seed(0)
+    model = pretrain.build("uscl", blocks, views, Backbone("resnet18"), train, held_out).to(where)
+    steps = train.steps(BATCH)
+    optimizer, schedule = descent(model.trained(), US4_EPOCHS * steps, **blocks["uscl"]["optimizer"])
+    draw = generator(0, where)
+    going = {"optimizer": optimizer, "schedule": schedule, "draw": draw, "loss_of": model.loss, "steps": US4_EPOCHS * steps}
+
+    def epoch(number: int, most: int | None = None) -> None:
+        pretrain.train_epoch(model, train.batches(BATCH, model.pick, draw, most), first_step=number * steps, **going)
+
+    def look() -> None:
+        held_out_loss(model, held_out, BATCH, generator(0, where))
+
+    if full:
+        return seconds(where, lambda: [(epoch(number), look()) for number in range(US4_EPOCHS)])
+    epoch(0, 2)
+    return US4_EPOCHS * (seconds(where, lambda: epoch(0, 5)) / 5 * steps + seconds(where, look))
+
+
+def finetuning(where: torch.device, settings: dict, full: bool) -> float:
+    """Seconds of POCUS's five folds of 100 epochs, the last block alone, the held-out fold predicted after every epoch."""
+    frames = torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where)
+    labels = torch.arange(POCUS_FRAMES, device=where) % 3
+    views = Views(**settings["views"])
+    folds = POCUS_FOLDS if full else 1
+    total, epochs = 0.0, POCUS_EPOCHS if full else 1
+    for fold in range(folds):
+        network = Classifier(Backbone("resnet18"), 3).to(where)
+        network.train_only("last_block")
+        training = torch.arange(POCUS_FRAMES, device=where) % POCUS_FOLDS != fold
+        few = training & (torch.arange(POCUS_FRAMES, device=where) < (POCUS_FRAMES if full else 12 * BATCH))
+        losses = finetune.train(network, frames, labels, few, views, settings["optimizer"], epochs, BATCH, generator(0, where))
+        held_out = frames[~training]
+
+        def run(losses=losses, network=network) -> None:
+            for _ in losses:
+                if full:
+                    finetune.predict(network, held_out, views)
+
+        part = seconds(where, run)
+        if not full:
+            share = int(training.sum()) / int(few.sum())
+            part = POCUS_FOLDS * POCUS_EPOCHS * (part * share + seconds(where, lambda: finetune.predict(network, held_out, views)))
+        total += part
+    return total
