@@ -39,19 +39,18 @@ def main(paths: list[Path], task: str, out: Path, cam: bool) -> None:
     require(not out.exists() or out.is_dir(), f"--out {out} is a file; name a folder")
     network, facts = restore_classifier(checkpoint.finetuned(task))
     network.to(device())
+    columns = [f"p_{name}" for name in facts["classes"]]
     with tempfile.TemporaryDirectory() as folder:
         extract_all(table(paths), Path(folder), f"predict {task}", **{key: facts[key] for key in EXTRACTION})
         data = store.read(folder)
-        pixels = np.array(data.frames)                                          # N x S x S, uint8
-    frames = (torch.from_numpy(pixels).unsqueeze(1).to(device()) / 255 - facts["mean"]) / facts["std"]
-    columns = [f"p_{name}" for name in facts["classes"]]
-    by_frame = data.frame_table[["clip", "frame", "time_s"]].join(pd.DataFrame(probabilities(network, frames), columns=columns))
-    clips = by_clip(by_frame, data.clip_table, columns)
-    out.mkdir(parents=True, exist_ok=True)
-    if cam:
-        shown = clips.index[clips["left_out"] == ""]
-        files = {clip: draw(network, frames, pixels, by_frame, clips.loc[clip], facts["classes"], out) for clip in shown}
-        clips["overlay"] = clips.index.map(files).fillna("")
+        found = pd.DataFrame(probabilities(network, data.frames, facts), columns=columns)
+        by_frame = data.frame_table[["clip", "frame", "time_s"]].join(found)
+        clips = by_clip(by_frame, data.clip_table, columns)
+        out.mkdir(parents=True, exist_ok=True)
+        if cam:
+            shown = clips[clips["left_out"] == ""]
+            clips["overlay"] = pd.Series({clip.name: draw(network, data.frames, by_frame, clip, facts, out)
+                                          for _, clip in shown.iterrows()})  # fmt: skip
     by_frame.round(6).to_csv(out / "frames.csv", index=False, encoding="utf-8", errors="backslashreplace")
     clips.drop(columns="number").round(6).to_csv(out / "clips.csv", encoding="utf-8", errors="backslashreplace")
     tell(clips, facts, out)
@@ -75,10 +74,16 @@ def table(paths: list[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates("clip", ignore_index=True)
 
 
+def prepared(frames: np.ndarray, facts: dict) -> torch.Tensor:
+    """Frames uint8 [N, S, S] as the network was trained on them: [N, 1, S, S], normalised, on the device."""
+    return (torch.tensor(frames, device=device()).unsqueeze(1) / 255 - facts["mean"]) / facts["std"]
+
+
 @torch.no_grad()
-def probabilities(network: Classifier, frames: torch.Tensor) -> np.ndarray:
-    """Class probabilities [N, classes] of normalised frames [N, 1, S, S]."""
-    return torch.cat([network(part) for part in frames.split(256)]).softmax(1).cpu().numpy()
+def probabilities(network: Classifier, frames: np.ndarray, facts: dict) -> np.ndarray:
+    """Class probabilities [N, classes] of frames uint8 [N, S, S]."""
+    logits = [network(prepared(frames[start : start + 256], facts)) for start in range(0, len(frames), 256)]
+    return torch.cat(logits).softmax(1).cpu().numpy()
 
 
 def by_clip(by_frame: pd.DataFrame, clip_table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -90,25 +95,17 @@ def by_clip(by_frame: pd.DataFrame, clip_table: pd.DataFrame, columns: list[str]
     return clips[["frames", *columns, "predicted", "left_out", "overlay", "note", "number"]]
 
 
-def draw(
-    network: Classifier,
-    frames: torch.Tensor,
-    pixels: np.ndarray,
-    by_frame: pd.DataFrame,
-    clip: pd.Series,
-    classes: list[str],
-    out: Path,
-) -> str:
+def draw(network: Classifier, frames: np.ndarray, by_frame: pd.DataFrame, clip: pd.Series, facts: dict, out: Path) -> str:
     """Write the overlay of one clip, its map scaled to its highest place; returns the file's name."""
     rows = by_frame[by_frame["clip"] == clip.name]
-    chosen = torch.full((len(rows),), classes.index(clip["predicted"]), device=frames.device)
-    maps = grad_cam(network, network.backbone.last_block(), frames[rows.index.tolist()], chosen).cpu().numpy()
+    chosen = torch.full((len(rows),), facts["classes"].index(clip["predicted"]), device=device())
+    maps = grad_cam(network, network.backbone.last_block(), prepared(frames[rows.index], facts), chosen).cpu().numpy()
     heat = maps / max(maps.max(), 1e-12)
     column, panels = f"p_{clip['predicted']}", []
     for row, place in zip(rows.itertuples(), heat, strict=True):
         time = "" if np.isnan(row.time_s) else f", {row.time_s:.2f} s"
         said = f"{clip['predicted']}: clip {clip[column]:.2f}, frame {row.frame}{time}: {rows.at[row.Index, column]:.2f}"
-        panels.append(overlay.panel(pixels[row.Index], place, [said, NOTE]))
+        panels.append(overlay.panel(frames[row.Index], place, [said, NOTE]))
     name = f"{clip['number']:03d}_{Path(clip.name).stem}"
     span_s = rows["time_s"].iloc[-1] - rows["time_s"].iloc[0]
     if len(rows) > 1 and span_s > 0:
