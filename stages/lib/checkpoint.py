@@ -16,11 +16,6 @@ from stages.lib.params import UserError
 PRETRAINED = Path("models/pretrained.safetensors")
 
 
-def finetuned(task: str) -> Path:
-    """The file of the network that is fine-tuned for a task."""
-    return Path(f"models/{task}.safetensors")
-
-
 def write(weights: dict[str, torch.Tensor], facts: dict, path: Path = PRETRAINED) -> None:
     """Write the weights, and the facts (as JSON, under the one metadata key `sonopair`) into the header.
 
@@ -46,6 +41,11 @@ def weights(path: Path = PRETRAINED) -> dict[str, torch.Tensor]:
     """The weights, on the CPU; raises as `facts` does."""
     file = _open(path)
     return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+
+
+def finetuned(task: str) -> Path:
+    """The file of the network that is fine-tuned for a task."""
+    return Path(f"models/{task}.safetensors")
 
 
 def _open(path: Path) -> safe_open:
