@@ -58,18 +58,37 @@ def main(
     table = import_module(f"stages.sources.{source}").clips(Path("data", collection, source))
     table.loc[table["clip"].duplicated() & (table["left_out"] == ""), "left_out"] = "duplicate clip id: the first stays"
     with store.replacing(Path("data", "frames", source)) as folder:
-        todo = [clip for clip in table.itertuples() if not clip.left_out]
-        todo.sort(key=lambda clip: -_bytes(Path(clip.path)))  # the longest first: no straggler at the end
-        jobs = {clip.Index: (Path(clip.path), clip.fps, folder / f"{clip.Index}.npy") for clip in todo}
-        work = partial(
-            extract, rate_hz=frame_rate_hz, most=max_frames_per_clip, assumed_hz=assumed_frame_rate_hz, size_px=size_px
+        kept, frames = extract_all(
+            table, folder, source, frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px
         )
-        results = processes.each(work, jobs, processes.workers())
-        facts = dict(tqdm(results, desc=source, total=len(jobs), unit="clip", disable=None))
-        clips = [row | COLUMNS | _columns(facts.get(index, {})) for index, row in enumerate(table.to_dict("records"))]
-        kept, frames = _join(folder, clips, size_px)
-    rest = f"; {len(clips) - kept} left out (see clips.csv)" if kept < len(clips) else ""
-    print(f"data/frames/{source}: {kept} of {len(clips)} clips, {frames:,} frames of {size_px} px{rest}")
+    rest = f"; {len(table) - kept} left out (see clips.csv)" if kept < len(table) else ""
+    print(f"data/frames/{source}: {kept} of {len(table)} clips, {frames:,} frames of {size_px} px{rest}")
+
+
+def extract_all(
+    table: pd.DataFrame,
+    folder: Path,
+    name: str,
+    frame_rate_hz: float,
+    max_frames_per_clip: int,
+    assumed_frame_rate_hz: float,
+    size_px: int,
+) -> tuple[int, int]:
+    """Write the clips of a source's table as a frame store into `folder`; return how many clips and frames it holds.
+
+    Raises:
+        UserError: no clip can be used.
+    """
+    todo = [clip for clip in table.itertuples() if not clip.left_out]
+    todo.sort(key=lambda clip: -_bytes(Path(clip.path)))  # the longest first: no straggler at the end
+    jobs = {clip.Index: (Path(clip.path), clip.fps, folder / f"{clip.Index}.npy") for clip in todo}
+    work = partial(
+        extract, rate_hz=frame_rate_hz, most=max_frames_per_clip, assumed_hz=assumed_frame_rate_hz, size_px=size_px
+    )
+    results = processes.each(work, jobs, processes.workers())
+    facts = dict(tqdm(results, desc=name, total=len(jobs), unit="clip", disable=None))
+    clips = [row | COLUMNS | _columns(facts.get(index, {})) for index, row in enumerate(table.to_dict("records"))]
+    return _join(folder, clips, size_px)
 
 
 def extract(path: Path, fps: float, target: Path, rate_hz: float, most: int, assumed_hz: float, size_px: int) -> dict:

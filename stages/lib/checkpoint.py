@@ -1,4 +1,8 @@
-"""The pretrained backbone as a file: weights under torchvision's key names, and the facts of the run that made them."""
+"""A network as a file: weights under torchvision's key names, and the facts of the run that made them.
+
+models/pretrained.safetensors   the pretrained backbone
+models/<task>.safetensors       the network fine-tuned for a task, with its classifier
+"""
 
 import json
 from pathlib import Path
@@ -12,38 +16,45 @@ from stages.lib.params import UserError
 PRETRAINED = Path("models/pretrained.safetensors")
 
 
-def write(weights: dict[str, torch.Tensor], facts: dict) -> None:
+def write(weights: dict[str, torch.Tensor], facts: dict, path: Path = PRETRAINED) -> None:
     """Write the weights, and the facts (as JSON, under the one metadata key `sonopair`) into the header.
 
     One key, since safetensors shuffles several: the same run then gives the same bytes, and what depends on them stays
     cached. For that reason no time belongs into the facts.
     """
-    PRETRAINED.parent.mkdir(exist_ok=True)
-    save_file({name: value.contiguous() for name, value in weights.items()}, PRETRAINED, {"sonopair": json.dumps(facts)})
+    path.parent.mkdir(exist_ok=True)
+    save_file({name: value.contiguous() for name, value in weights.items()}, path, {"sonopair": json.dumps(facts)})
 
 
-def facts() -> dict:
+def facts(path: Path = PRETRAINED) -> dict:
     """The facts of the run: method, arch, epochs, epoch (kept), held_out_loss, seed, clips, frames, size_px, params, …
+
+    Of a fine-tuned network: task, arch, classes, size_px, mean, std, and how frames were taken from clips.
 
     Raises:
         UserError: the file is missing, or not ours.
     """
-    return json.loads(_open().metadata()["sonopair"])
+    return json.loads(_open(path).metadata()["sonopair"])
 
 
-def weights() -> dict[str, torch.Tensor]:
+def weights(path: Path = PRETRAINED) -> dict[str, torch.Tensor]:
     """The weights, on the CPU; raises as `facts` does."""
-    file = _open()
+    file = _open(path)
     return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
 
 
-def _open() -> safe_open:
+def finetuned(task: str) -> Path:
+    """The file of the network that is fine-tuned for a task."""
+    return Path(f"models/{task}.safetensors")
+
+
+def _open(path: Path) -> safe_open:
     try:
-        file = safe_open(PRETRAINED, framework="pt")
+        file = safe_open(path, framework="pt")
     except FileNotFoundError:
-        raise UserError(f"{PRETRAINED} is missing; run `dvc repro` to make it") from None
-    except SafetensorError as error:
-        raise UserError(f"{PRETRAINED} cannot be read ({error}); remove it and run `dvc repro`") from None
+        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); `dvc repro` makes it anew where it is missing") from None
     if "sonopair" not in (file.metadata() or {}):
-        raise UserError(f"{PRETRAINED} does not say how it was trained; run `dvc repro -f pretrain`")
+        raise UserError(f"{path} does not say how it was trained: it is not of this pipeline; `dvc repro` makes one that is")
     return file

@@ -1,12 +1,13 @@
 """The first weights of a backbone: random, ImageNet's, our own pretrained ones, or those of a file that a user names."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
 import torchvision
 from safetensors.torch import load_file
 
-from stages.lib import checkpoint
+from stages.lib import checkpoint, layouts
 from stages.lib.networks import Backbone
 from stages.lib.params import UserError, require
 
@@ -16,22 +17,28 @@ def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
 
     Args:
         init: random | imagenet (torchvision's, from torch's cache or the network) | pretrained
-            (models/pretrained.safetensors) | a file of weights under torchvision's key names, .safetensors or of torch.save.
+            (models/pretrained.safetensors) | a file of weights in one of the layouts of stages/lib/layouts.py, .safetensors
+            or of torch.save; what of it is not the backbone's is named in one line.
         key: of `init` in params.yaml, for the sentence that the user reads.
 
     Raises:
-        UserError: no such choice or file, or its keys and shapes are not just those of the backbone; the classifier's may
-            be there too, and are left out.
+        UserError: no such choice or file, or its keys and shapes are not just those of the backbone and what the layout
+            is known to have beside them.
     """
     if init == "random":
         return backbone
     if init == "pretrained":
-        return _load(backbone, checkpoint.weights(), str(checkpoint.PRETRAINED))
+        return load(backbone, checkpoint.weights(), str(checkpoint.PRETRAINED))
     if init == "imagenet":
-        return _load(backbone, _imagenet(backbone.arch), "ImageNet weights")
+        return load(backbone, _imagenet(backbone.arch), "ImageNet weights")
     require(Path(init).is_file(), f"params.yaml: {key} is {init!r}; choose from random, imagenet, pretrained (finetune only) "
             "or a file of weights")
-    return _load(backbone, _read(init), init)
+    content, beside = _read(init)
+    state, dropped = layouts.translated(content, backbone, init)
+    load(backbone, state, init)
+    if dropped or beside:
+        _say(f"{init}: every weight of {backbone.arch} found; left out: {layouts.summary(dropped + beside)}")
+    return backbone
 
 
 def named_file(init: str) -> list[Path]:
@@ -39,17 +46,24 @@ def named_file(init: str) -> list[Path]:
     return [Path(init)] if Path(init).is_file() else []
 
 
-def _read(path: str) -> dict[str, torch.Tensor]:
-    """The tensors by name that a file holds; code in it is never run."""
+def _read(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors by name that a file holds, and what a checkpoint keeps beside them; code in it is never run."""
     try:
         safe = path.endswith(".safetensors")
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:      # torch.load answers a file of another kind with nearly any of them
         raise UserError(f"{path} cannot be read as weights ({type(error).__name__}): it needs tensors by name, as safetensors "
                         "or torch.save writes them") from None
+    state, beside = layouts.unwrapped(content)
     named = isinstance(state, dict) and all(isinstance(key, str) and torch.is_tensor(state[key]) for key in state)
     require(named, f"{path} holds something else than tensors by name; take the state_dict of the network out of it")
-    return state
+    return state, beside
+
+
+@cache
+def _say(sentence: str) -> None:
+    """Print it once, though every fold loads the file anew."""
+    print(sentence)
 
 
 def _imagenet(arch: str) -> dict[str, torch.Tensor]:
@@ -63,8 +77,13 @@ def _imagenet(arch: str) -> dict[str, torch.Tensor]:
                         "in place of imagenet") from None
 
 
-def _load(backbone: Backbone, state: dict, name: str) -> Backbone:
-    """Load strictly: every key of the backbone, no other but the classifier's. Old files do not count batch norm's batches."""
+def load(backbone: Backbone, state: dict, name: str) -> Backbone:
+    """Load strictly: every key of the backbone, no other but the classifier's. Old files do not count batch norm's batches.
+
+    Args:
+        state: tensors under torchvision's names.
+        name: what they come from, for the sentence that the user reads.
+    """
     wanted = backbone.network.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(backbone.classifier + ".")}
     absent = {key for key in wanted.keys() - given.keys() if not key.endswith(".num_batches_tracked")}

@@ -1,0 +1,49 @@
+"""Pictures of frames with a heat map over them: a video of a clip, or a sheet of its frames."""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stages.lib.params import require
+
+TILE_PX = 320
+LINE_PX = 20
+STRENGTH = 0.6      # of the colour where the map is highest; where it is 0 the frame shows unchanged
+
+
+def panel(frame: np.ndarray, heat: np.ndarray, lines: list[str]) -> np.ndarray:
+    """The frame, beside it the same under the map, below both the lines: uint8 [H, W, 3], blue first.
+
+    Args:
+        frame: uint8 [S, S].
+        heat: 0…1, [S, S].
+    """
+    grey = cv2.cvtColor(cv2.resize(frame, (TILE_PX, TILE_PX), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
+    heat = cv2.resize(heat.astype(np.float32), (TILE_PX, TILE_PX), interpolation=cv2.INTER_LINEAR)
+    colour = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)
+    weight = STRENGTH * heat[:, :, None]
+    mixed = (grey * (1 - weight) + colour * weight).round().astype(np.uint8)
+    text = np.zeros((LINE_PX * (len(lines) + 1), 2 * TILE_PX, 3), np.uint8)
+    for number, line in enumerate(lines, 1):
+        cv2.putText(text, line, (8, LINE_PX * number), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.vstack([np.hstack([grey, mixed]), text])
+
+
+def write_video(path: Path, panels: list[np.ndarray], frame_rate_hz: float) -> None:
+    """The panels as an mp4 file."""
+    height, width = panels[0].shape[:2]
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), frame_rate_hz, (width, height))
+    require(video.isOpened(), f"{path} cannot be written")
+    for picture in panels:
+        video.write(picture)
+    video.release()
+
+
+def write_sheet(path: Path, panels: list[np.ndarray]) -> None:
+    """The panels side by side and below each other, as one picture."""
+    columns = math.ceil(math.sqrt(len(panels)))
+    panels = panels + [np.zeros_like(panels[0])] * (-len(panels) % columns)
+    rows = [np.hstack(panels[start : start + columns]) for start in range(0, len(panels), columns)]
+    require(cv2.imwrite(str(path), np.vstack(rows)), f"{path} cannot be written")
