@@ -11,6 +11,7 @@ from stages.lib.params import UserError
 CLASSES = {"lung_normal": ["butterfly/Reg"], "lung_abnormal": ["butterfly/Cov", "lusms/b_lines"]}
 TASKS = {"pocus": {"classes": ["covid", "regular"], "subsets": ["convex"]}}
 SETTINGS = {"seed": 0, "sources": ["butterfly", "lusms"], "held_out_fraction": 0.25, "classes": CLASSES,
+            "copy_distance": {"clips": 0.25, "stills": 0.15},
             "extract_frames": {"sources": ["butterfly", "lusms", "pocus"]}, "finetune": {"tasks": ["pocus"]}, "tasks": TASKS}
 
 
@@ -26,8 +27,8 @@ def sources(workspace):
     pocus = [{"clip": "c.mp4", "label": "covid", "subset": "convex", "checksum": "covid"},
              {"clip": "v.mp4", "label": "viral", "subset": "convex", "checksum": "viral"},
              {"clip": "l.mp4", "label": "covid", "subset": "linear", "checksum": "linear"}]
-    for name, clips in {"butterfly": butterfly, "lusms": lusms, "pocus": pocus}.items():
-        write_frame_store(workspace / "data/frames" / name, clips)
+    for seed, (name, clips) in enumerate({"butterfly": butterfly, "lusms": lusms, "pocus": pocus}.items()):
+        write_frame_store(workspace / "data/frames" / name, clips, seed=seed)
     return workspace
 
 
@@ -57,7 +58,7 @@ def test_the_audit_accounts_for_every_clip_and_frame(sources):
     assert audit.query("outcome != 'frames_dropped'")["clips"].sum() == 13 + 12
     assert audit.query("outcome in ['train', 'held_out']")["frames"].sum() == len(store.read("data/us4").frames)
     left_out = audit.query("outcome == 'left_out'").set_index("reason")["names"].to_dict()
-    assert left_out == {"is the evaluation clip pocus/c.mp4": "00.mp4", "no frame can be read": "broken.mp4"}
+    assert left_out == {"is an evaluation clip": "00.mp4 (pocus/c.mp4)", "no frame can be read": "broken.mp4"}
     dropped = audit.query("outcome == 'frames_dropped'").iloc[0]
     assert (dropped["clips"], dropped["frames"]) == (6, 6) and "01.mp4" in dropped["names"]
 

@@ -16,6 +16,7 @@ SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_b
             "epochs": 3, "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
+            "assemble_us4": {"copy_distance": {"clips": 0.25, "stills": 0.15}},
             "tasks": {"toy": {"classes": ["ill", "well"], "subsets": ["convex"]}}}
 
 

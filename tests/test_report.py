@@ -70,7 +70,7 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator) -> None:
     clips["fold"] = [number % 15 % 5 for number in range(40)]
     clips["label"] = [classes[number % len(classes)] for number in range(40)]
     left_out = pd.DataFrame({"clip": ["odd.mp4"], "patient": "", "label": "odd", "fold": None, "left_out": "no class"})
-    folds = pd.concat([clips.assign(left_out=""), left_out])
+    folds = pd.concat([clips.assign(left_out=""), left_out]).assign(copy_of="")
     folds.astype({"fold": "Int64"}).to_csv(f"data/folds/{task}.csv", index=False)
     frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
     logits = rng.normal(size=(len(frames), len(classes))) + (frames["label"].to_numpy()[:, None] == np.array(classes))

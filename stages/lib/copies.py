@@ -7,16 +7,16 @@ is to be seen (cropping, scale); frames matched in any order (frame rate, excerp
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.fft
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stages.lib import store
 from stages.lib.fan import DARK
-from stages.lib.params import require
+from stages.lib.params import checked, require
 from stages.lib.tasks import groups
 
 SIDE_PX = 64  # frames are shrunk towards this side first
@@ -24,13 +24,29 @@ SURROUNDINGS = 1 / 16  # σ of the Gaussian around a place, in sides of the fram
 NOISE = 5.0  # grey values: local contrast well below it hardly counts
 FAINT = 1.0  # grey values: a frame of less contrast has nothing to be known by
 REACH = 2.0  # the window goes so many standard deviations of the contrast to each side of its centre
+SEVERAL = 3  # frames: fewer are no clip, and the agreement of one frame alone is weak evidence
 WAVES = 16  # frequencies along each axis, 0 … 15 half-periods; a hash has all of their products but the mean
 BITS = WAVES**2 - 1
 
 
-def require_distance(value: float) -> None:
-    """Stop unless `value` can part copies from others: unrelated frames have half of their bits in common."""
-    require(0 <= value < 0.5, f"params.yaml: assemble_us4.copy_distance is {value}; choose 0 (equal hashes only) to below 0.5")
+class Limits(NamedTuple):
+    """Distances up to which two clips are taken for copies; `stills`: where one of them has fewer than SEVERAL frames."""
+
+    clips: float
+    stills: float
+
+
+def limits(copy_distance: dict) -> Limits:
+    """The block assemble_us4.copy_distance, checked.
+
+    Raises:
+        UserError: a key too many or missing, or a distance that unrelated frames have.
+    """
+    checked(Limits, copy_distance, {key: f"assemble_us4.copy_distance.{key}" for key in copy_distance})
+    for key, value in copy_distance.items():
+        require(0 <= value < 0.5, f"params.yaml: assemble_us4.copy_distance.{key} is {value}; choose 0 (frames of equal hash) "
+                "to below 0.5 (frames that have nothing in common)")
+    return Limits(**copy_distance)
 
 
 def store_hashes(folder: str | Path, clips: Sequence[str]) -> list[np.ndarray]:
@@ -94,6 +110,13 @@ def _waves(weight: np.ndarray) -> np.ndarray:
     return (cosines * np.sin(np.pi * inside.clip(0, 1))).astype(np.float32)
 
 
+def compare(left: list[np.ndarray], right: list[np.ndarray], limit: Limits) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of the clips of `left` from those of `right` [L, R], and which of these pairs are likely copies."""
+    apart = distances(left, right)
+    frames = np.minimum.outer([len(bits) for bits in left], [len(bits) for bits in right])
+    return apart, apart <= np.where(frames < SEVERAL, limit.stills, limit.clips)
+
+
 def distances(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
     """How far each clip of `left` is from each of `right`, from the hashes of both: float32 [L, R], 0 to 1.
 
@@ -122,27 +145,36 @@ def _one_way(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
     return result
 
 
-def marked(clips: pd.DataFrame, apart: np.ndarray, copy_distance: float) -> pd.DataFrame:
+def mark(clips: pd.DataFrame, folder: str | Path, limit: Limits) -> pd.DataFrame:
     """A task's clips with columns group and copy_of, and a reason in left_out for copies that carry different labels.
 
     Copies under two patients come into one group with all clips of both: a group is what folds must not split. Copies under
     one patient and one label are harmless and not touched.
 
     Args:
-        clips: clip, patient, label, left_out, of the clips that the task uses.
-        apart: distances of these clips from each other [N, N].
-        copy_distance: up to which two clips are taken for copies.
+        clips: clip, patient, label, left_out; compared are those that the task uses.
+        folder: their frame store.
     """
-    group, label = groups(clips).to_numpy(), clips["label"].to_numpy()
-    number, names = pd.factorize(group)
-    near = (apart <= copy_distance) & ((number[:, None] != number) | (label[:, None] != label))
-    copy_of = ["; ".join(f"{clips['clip'].iloc[j]} (distance {apart[i, j]:.2f})" for j in np.flatnonzero(line))
-               for i, line in enumerate(near)]
+    clips = clips.assign(copy_of="", group=groups(clips))
+    used = clips[clips["left_out"] == ""]
+    bits = store_hashes(folder, used["clip"])
+    apart, near = compare(bits, bits, limit)
+    clips.update(pd.DataFrame(resolve(used, apart, near), index=used.index))
+    return clips
+
+
+def resolve(used: pd.DataFrame, apart: np.ndarray, near: np.ndarray) -> dict[str, np.ndarray | list]:
+    """Columns copy_of, group and left_out of clips that have the distances `apart` and are copies where `near` [N, N]."""
+    names, label = used["clip"].to_numpy(), used["label"].to_numpy()
+    group = used["group"].to_numpy()
+    near = near & ((group[:, None] != group) | (label[:, None] != label))
+    listed = [[f"{names[j]} (distance {apart[i, j]:.2f})" for j in np.flatnonzero(line)] for i, line in enumerate(near)]
     _, recording = connected_components(near, directed=False)
-    disputed = clips["label"].groupby(recording).transform("nunique") > 1
-    one, two = np.nonzero(near & ~disputed.to_numpy())
-    links = coo_array((np.ones(len(one)), (number[one], number[two])), shape=(len(names), len(names)))
+    disputed = used["label"].groupby(recording).transform("nunique").to_numpy() > 1
+    reason = "copies of one clip have different labels: which is right is unknown"
+    number, patients = pd.factorize(group)
+    one, two = np.nonzero(near & ~disputed)
+    links = coo_array((np.ones(len(one)), (number[one], number[two])), shape=(len(patients), len(patients)))
     _, merged = connected_components(links, directed=False)
-    first = pd.Series(names).groupby(merged).transform("first").to_numpy()
-    reason = "copies of one clip have different labels, and which is right is unknown"
-    return clips.assign(copy_of=copy_of, group=first[number], left_out=clips["left_out"].mask(disputed, reason))
+    first = pd.Series(patients).groupby(merged).transform("first").to_numpy()
+    return {"copy_of": ["; ".join(line) for line in listed], "group": first[number], "left_out": np.where(disputed, reason, "")}
