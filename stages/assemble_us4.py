@@ -104,7 +104,7 @@ def read_source(
 def keep_out(clips: pd.DataFrame, source: str, evaluated: Evaluation, limit: copies.Limits) -> pd.DataFrame:
     """The leak guard: a reason for each clip that a task is evaluated on or that looks like it, and `copy_of`, which it is."""
     files = dict(zip(evaluated.checksums, evaluated.names, strict=True))
-    clips["copy_of"] = clips["checksum"].where(clips["left_out"] == "").map(files).fillna("")
+    clips["copy_of"] = clips["checksum"].where(clips["left_out"] == "", "").map(lambda checksum: files.get(checksum, ""))
     clips["left_out"] = clips["left_out"].mask(clips["copy_of"] != "", "is an evaluation clip")
     free = clips.index[clips["left_out"] == ""]
     bits = copies.store_hashes(Path("data/frames", source), clips["clip"][free])

@@ -196,6 +196,23 @@ def test_page_escapes_the_names_of_clips_and_lists_what_was_left_out(run):
         assert listed in source
 
 
+def test_the_leak_guard_is_counted_and_its_clips_are_named(run):
+    rows = [("is an evaluation clip", 2, "b.mp4 (pocus/x.mp4); c.mp4 (pocus/y.mp4)"),
+            ("looks like an evaluation clip", 1, f"{NASTY} (pocus/z.mp4, distance 0.12)")]
+    added = pd.DataFrame([("butterfly", "left_out", reason, clips, 0, names) for reason, clips, names in rows],
+                         columns=["source", "outcome", "reason", "clips", "frames", "names"])
+    edit("reports/us4_audit.csv", lambda table: pd.concat([table, added]))
+    edit("data/folds/pocus.csv", lambda table: table.assign(
+        copy_of=table["copy_of"].mask(table["clip"] == "pocus 2.mp4", "pocus 7.mp4 (distance 0.21)")))
+    report.main(**parameters())
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "Leak guard: 2 clips left out as evaluation clips (the same file), 1 clip as likely copies" in source
+    assert f"<b>{html.escape(NASTY)} (pocus/z.mp4, distance 0.12)</b>: looks like an evaluation clip" in source
+    assert "Leak guard: 1 clip looked like one of another patient or label." in source
+    assert "<b>pocus 2.mp4</b> (regular): pocus 7.mp4 (distance 0.21)" in source
+    Page(source)
+
+
 def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
     report.main(**parameters(collection="raw", finetune={"tasks": ["pocus"], "folds": 5, "init": "random"}))
     source = Path("reports/report.html").read_text(encoding="utf-8")
