@@ -10,6 +10,7 @@ import scipy.fft
 from conftest import write_frame_store
 
 from stages.lib import copies
+from stages.lib.hashes import _waves, hashes
 from stages.lib.params import UserError
 
 LIMIT = copies.Limits(clips=0.25, stills=0.15)
@@ -67,7 +68,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_near_and_other_clips_are_not(change):
     copy, others = CHANGES[change](recording(0)), [recording(seed) for seed in range(4)]
-    apart, near = copies.compare([copies.hashes(copy)], [copies.hashes(clip) for clip in others], LIMIT)
+    apart, near = copies.compare([hashes(copy)], [hashes(clip) for clip in others], LIMIT)
     assert near[0].tolist() == [True, False, False, False], apart
     assert change != "none" or apart[0, 0] == 0
 
@@ -105,11 +106,16 @@ def test_hashes_are_those_of_loops_over_pixels():
     clip = through(lambda frame: cv2.resize(frame, (24, 20), interpolation=cv2.INTER_AREA))(recording(3, frames=2))
     clip[:, :, 15:] = 0                                                         # off the centre
     lit = clip.max(axis=0) > 6
-    for bits, frame in zip(copies.hashes(clip), clip, strict=True):
+    for bits, frame in zip(hashes(clip), clip, strict=True):
         expected = reference(frame.astype(float), lit)
         clear = np.abs(expected) > 1e-3
         assert clear.mean() > 0.95
         np.testing.assert_array_equal(bits[clear], np.sign(expected[clear]))
+
+
+def test_a_frame_of_square_blocks_has_the_hash_of_the_small_one():
+    clip = recording(2, frames=3)
+    np.testing.assert_array_equal(hashes(clip.repeat(4, 1).repeat(4, 2)), hashes(clip))
 
 
 def test_in_a_window_as_wide_as_the_frame_the_waves_are_scipys_dct():
@@ -118,7 +124,7 @@ def test_in_a_window_as_wide_as_the_frame_the_waves_are_scipys_dct():
     line = np.random.default_rng(0).normal(size=64)
     window = np.sin(np.pi * (np.arange(64) + 0.5) / 64)
     expected = scipy.fft.dct(line * window, type=2)[:16] / 2
-    np.testing.assert_allclose(copies._waves(weight)[0] @ line, expected, atol=1e-4)
+    np.testing.assert_allclose(_waves(weight)[0] @ line, expected, atol=1e-4)
 
 
 def test_distances_are_those_of_a_double_loop():
@@ -140,7 +146,7 @@ def test_distances_are_those_of_a_double_loop():
 def test_a_mirrored_frame_has_the_odd_horizontal_bits_inverted():
     clip = recording(1, frames=3)
     odd = np.arange(1, 256) % 16 % 2 == 1
-    same = copies.hashes(clip) == copies.hashes(clip[:, :, ::-1])
+    same = hashes(clip) == hashes(clip[:, :, ::-1])
     assert same[:, ~odd].mean() > 0.99 and same[:, odd].mean() < 0.01
 
 
@@ -148,8 +154,8 @@ def test_frames_without_contrast_have_no_hash_and_are_like_nothing():
     flat = np.full((5, 64, 64), 80, np.uint8)
     faint = flat + np.random.default_rng(0).integers(0, 2, flat.shape, dtype=np.uint8)
     mixed = np.concatenate([flat, recording(0)])
-    assert [len(copies.hashes(clip)) for clip in (flat, faint, flat * 0, mixed)] == [0, 0, 0, 9]
-    bits = [copies.hashes(clip) for clip in (flat, faint, recording(0))]
+    assert [len(hashes(clip)) for clip in (flat, faint, flat * 0, mixed)] == [0, 0, 0, 9]
+    bits = [hashes(clip) for clip in (flat, faint, recording(0))]
     apart, near = copies.compare(bits, bits, LIMIT)
     assert (apart[:2] == 1).all() and near.sum() == 1
 
@@ -157,13 +163,13 @@ def test_frames_without_contrast_have_no_hash_and_are_like_nothing():
 def test_a_still_that_two_clips_share_does_not_make_them_copies():
     """A title, say: it is in less than half of either clip."""
     title = recording(9, frames=1).repeat(4, 0)
-    left, right = (copies.hashes(np.concatenate([recording(seed), title])) for seed in (1, 2))
+    left, right = (hashes(np.concatenate([recording(seed), title])) for seed in (1, 2))
     apart, near = copies.compare([left], [right], LIMIT)
     assert apart[0, 0] > 0.3 and not near.any()
 
 
 def test_few_frames_are_held_to_the_limit_of_stills():
-    bits = copies.hashes(recording(0))
+    bits = hashes(recording(0))
     altered = bits.copy()
     altered[:, :51] *= -1                                                       # a fifth
     for frames, found in ((1, False), (2, False), (3, True), (9, True)):
@@ -211,6 +217,12 @@ def test_only_clips_that_the_task_uses_are_marked(workspace):
     assert marked["copy_of"].tolist() == ["b (distance 0.00)", "a (distance 0.00)", "", ""]
     assert marked["group"].tolist() == ["pa", "pa", "pc", "clip d"]
     assert marked["left_out"].tolist() == ["", "", "no part", "broken"]
+
+
+def test_a_task_without_clips_is_left_to_the_folds_to_refuse(workspace):
+    write_frame_store(workspace / "toy", [{"clip": "a"}])
+    table = pd.DataFrame([{"clip": "a", "patient": "", "label": "ill", "left_out": "no part"}])
+    assert copies.mark(table, "toy", LIMIT)["left_out"].tolist() == ["no part"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from stages import extract_frames
 from stages.lib import copies, processes, store
+from stages.lib.hashes import hashes
 from stages.sources import busi, gallbladder_ba
 
 pytestmark = [
@@ -114,7 +115,7 @@ def test_the_leak_guard_finds_changed_copies_of_pocus_clips(extracted, tmp_path,
     for clip in clips.iloc[::22].itertuples():
         rewritten(clip, tmp_path / "copy.mp4", change)
         extract_frames.extract(tmp_path / "copy.mp4", math.nan, tmp_path / "copy.npy", 3.0, 30, 25.0, 64)
-        apart, near = copies.compare([copies.hashes(np.load(tmp_path / "copy.npy"))], bits, LIMIT)
+        apart, near = copies.compare([hashes(np.load(tmp_path / "copy.npy"))], bits, LIMIT)
         assert near[0, clip.Index] and apart[0].argmin() == clip.Index, (clip.clip, apart[0, clip.Index])
 
 
