@@ -5,15 +5,17 @@ writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
         data/us4/frames.csv             row, clip, frame, time_s
         data/us4/clips.csv              clip (source/clip), source, patient, label, pooled_class, split, fps, first, frames,
                                         and the geometry of the fan (stages/lib/fan.py)
-        reports/us4_audit.csv           source, outcome, reason, clips, frames, names
+        reports/us4_audit.csv           source, outcome, reason, clips, frames, names (of clips left out; of copies, with
+                                        the evaluation clip and how far the two are apart)
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from stages.lib import store
+from stages.lib import copies, store
 from stages.lib.params import UserError, require, run
 from stages.lib.tasks import groups, task_clips
 
@@ -25,6 +27,7 @@ def main(
     sources: list,
     held_out_fraction: float,
     classes: dict,
+    copy_distance: dict,
     extract_frames: dict,
     finetune: dict,
     tasks: dict,
@@ -36,6 +39,7 @@ def main(
         sources: whose clips enter.
         held_out_fraction: of each source's patients (or clips, where patients are unknown), kept for the held-out loss.
         classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
+        copy_distance: {clips, stills} of clips that are taken for copies of an evaluation clip (stages/lib/copies.py).
         extract_frames: {sources}: those that have been extracted.
         finetune: {tasks}: those whose clips must not enter.
         tasks: classes and subsets of each task.
@@ -47,10 +51,11 @@ def main(
     wanted = [*sources, *finetune["tasks"]]
     absent = [name for name in wanted if name not in extract_frames["sources"]]
     require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4 or finetune asks for it")
+    same = copies.limits(copy_distance)
 
     rng = np.random.default_rng(seed)
     evaluated = evaluation_clips(finetune["tasks"], tasks)
-    clips = pd.concat([read_source(source, classes, evaluated, held_out_fraction, rng) for source in sources])
+    clips = pd.concat([read_source(source, classes, evaluated, same, held_out_fraction, rng) for source in sources])
     clips = clips.reset_index(drop=True)
     if not (clips["left_out"] == "").any():
         reasons = "; ".join(sorted(set(clips["left_out"])))
@@ -64,27 +69,51 @@ def main(
           f"{(clips['left_out'] != '').sum()} left out (reports/us4_audit.csv says why)")
 
 
-def evaluation_clips(names: list, tasks: dict) -> dict[str, str]:
-    """Checksum of a clip → which clip of which task it is."""
-    found = {}
-    for name in names:
-        clips = task_clips(name, tasks)
+class Evaluation(NamedTuple):
+    """The clips that tasks are evaluated on, a place each: task/clip, checksum of its files, hashes of its frames."""
+
+    names: list[str]
+    checksums: list[str]
+    bits: list[np.ndarray]
+
+
+def evaluation_clips(tasks_evaluated: list, tasks: dict) -> Evaluation:
+    """The clips that the tasks use."""
+    found = Evaluation([], [], [])
+    for task in tasks_evaluated:
+        clips = task_clips(task, tasks)
         used = clips[clips["left_out"] == ""]
-        found |= {checksum: f"{name}/{clip}" for checksum, clip in zip(used["checksum"], used["clip"], strict=True)}
+        found.names.extend(f"{task}/" + used["clip"])
+        found.checksums.extend(used["checksum"])
+        found.bits.extend(copies.store_hashes(Path("data/frames", task), used["clip"]))
     return found
 
 
-def read_source(source: str, classes: dict, evaluated: dict, fraction: float, rng: np.random.Generator) -> pd.DataFrame:
-    """The clip table of one source with columns source, pooled_class, split and, where it applies, one more reason."""
-    clips = store.table(Path("data/frames", source, "clips.csv"))
+def read_source(
+    source: str, classes: dict, evaluated: Evaluation, limit: copies.Limits, fraction: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """The clip table of one source with columns source, pooled_class, split, copy_of and, where they apply, more reasons."""
+    clips = keep_out(store.table(Path("data/frames", source, "clips.csv")), source, evaluated, limit)
     pooled = {label: name for name, labels in classes.items() for label in labels}
-    same = clips["checksum"].map(evaluated)
-    free = clips["left_out"] == ""
-    clips["left_out"] = clips["left_out"].mask(free & same.notna(), "is the evaluation clip " + same.fillna(""))
     clips["pooled_class"] = (source + "/" + clips["label"]).map(pooled).fillna("")
     clips["source"] = source
     kept = clips[clips["left_out"] == ""]
     clips["split"] = split(groups(kept), fraction, rng).reindex(clips.index, fill_value="")
+    return clips
+
+
+def keep_out(clips: pd.DataFrame, source: str, evaluated: Evaluation, limit: copies.Limits) -> pd.DataFrame:
+    """The leak guard: a reason for each clip that a task is evaluated on or that looks like it, and `copy_of`, which it is."""
+    files = dict(zip(evaluated.checksums, evaluated.names, strict=True))
+    clips["copy_of"] = clips["checksum"].where(clips["left_out"] == "", "").map(lambda checksum: files.get(checksum, ""))
+    clips["left_out"] = clips["left_out"].mask(clips["copy_of"] != "", "is an evaluation clip")
+    free = clips.index[clips["left_out"] == ""]
+    bits = copies.store_hashes(Path("data/frames", source), clips["clip"][free])
+    apart, near = copies.compare(bits, evaluated.bits, limit)
+    for row in np.flatnonzero(near.any(axis=1)):
+        nearest = np.where(near[row], apart[row], 1).argmin()
+        found = f"{evaluated.names[nearest]}, distance {apart[row, nearest]:.2f}"
+        clips.loc[free[row], ["left_out", "copy_of"]] = ["looks like an evaluation clip", found]
     return clips
 
 
@@ -119,12 +148,13 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
 
 
 def audit(clips: pd.DataFrame) -> pd.DataFrame:
-    """Clips and frames in and out, by source, outcome and reason; clips left out or thinned are named."""
+    """Clips and frames, by source, outcome and reason; clips left out or thinned are named, copies with the original."""
     taken = clips.assign(outcome=clips["split"].where(clips["left_out"] == "", "left_out"), frames=clips["frames_kept"])
     black = clips[(clips["left_out"] == "") & (clips["frames_black"] > 0)]
     black = black.assign(outcome="frames_dropped", left_out="all-black frames", frames=black["frames_black"])
     rows = pd.concat([taken, black]).rename(columns={"left_out": "reason"})
-    rows["names"] = rows["clip"].where(rows["reason"] != "", "")
+    names = rows["clip"] + (" (" + rows["copy_of"] + ")").where(rows["copy_of"] != "", "")
+    rows["names"] = names.where(rows["reason"] != "", "")
     table = rows.groupby(["source", "outcome", "reason"], as_index=False).agg(
         clips=("clip", "size"), frames=("frames", "sum"), names=("names", lambda names: "; ".join(filter(None, names)))
     )

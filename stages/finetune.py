@@ -2,7 +2,8 @@
 
 reads   data/frames/<task>/                 frame store of the source of the same name
         models/pretrained.safetensors       the backbone's architecture and, for `init: pretrained`, its weights
-writes  data/folds/<task>.csv               clip, patient, label, fold (empty if left out), left_out (the reason)
+writes  data/folds/<task>.csv               clip, patient, label, fold (empty if left out), copy_of (clips of another
+                                            patient or label that it looks like), left_out (the reason)
         reports/predictions/<task>.csv      a row per held-out frame: clip, patient, fold, frame, label, p_<class> …
         reports/finetune/<task>.csv         a row per fold and epoch: fold, epoch, loss, held_out_correct, held_out_frames
 """
@@ -17,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from sklearn.model_selection import StratifiedGroupKFold
 
-from stages.lib import checkpoint, store
+from stages.lib import checkpoint, copies, store
 from stages.lib.initial import initialise, named_file
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
-from stages.lib.tasks import groups, task_clips
+from stages.lib.tasks import task_clips
 from stages.lib.training import descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
 
@@ -38,6 +39,7 @@ def main(
     batch_size: int,
     optimizer: dict,
     views: dict,
+    assemble_us4: dict,
     tasks: dict,
 ) -> None:
     """Cross-validate one task; every patient is predicted once, by the network that never saw one of their frames.
@@ -53,13 +55,16 @@ def main(
         batch_size: frames per step.
         optimizer: {name, learning_rate, weight_decay, constant_fraction}.
         views: augmentation of the training frames.
+        assemble_us4: {copy_distance}: of clips that are taken for copies of each other.
         tasks: classes and subsets of each task.
     """
     arch = checkpoint.facts()["arch"]
     initialise(Backbone(arch), init, "finetune.init")
     require(epochs > 0, f"params.yaml: finetune.epochs is {epochs}; it must be at least 1")
     require(batch_size > 1, f"params.yaml: finetune.batch_size is {batch_size}; it must be at least 2")
-    clips = with_folds(task_clips(task, tasks), task, folds, fold_seed)
+    same = copies.limits(assemble_us4["copy_distance"])
+    clips = copies.mark(task_clips(task, tasks), f"data/frames/{task}", same)
+    clips = with_folds(clips, task, folds, fold_seed)
     classes = tasks[task]["classes"]
     absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
     require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
@@ -71,7 +76,8 @@ def main(
     views = Views(**checked(Views, views, {key: f"finetune.views.{key}" for key in views}))
 
     facts = {"seed": seed, "folds": folds, "fold_seed": fold_seed, "init": init, "trainable": trainable, "epochs": epochs,
-             "batch_size": batch_size, "optimizer": optimizer, "views": vars(views), "classes": classes, "device": where.type}
+             "batch_size": batch_size, "optimizer": optimizer, "views": vars(views), "classes": classes, "device": where.type,
+             "copy_distance": same._asdict()}
     inputs = [checkpoint.PRETRAINED, *named_file(init)]
     inputs += [Path(f"data/frames/{task}/{name}") for name in ("frames.npy", "clips.csv")]
     code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
@@ -102,13 +108,13 @@ def main(
 
 
 def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd.DataFrame:
-    """The clip table with a column `fold`: patients whole, classes in like parts; <NA> for clips that are left out.
+    """The clip table with a column `fold`: groups whole, classes in like parts; <NA> for clips that are left out.
 
     Raises:
         UserError: fewer patients than folds.
     """
     used = clips[clips["left_out"] == ""]
-    patients = groups(used)
+    patients = used["group"]
     require(2 <= folds <= patients.nunique(), f"params.yaml: finetune.folds is {folds}; task {task} has "
             f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
     division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
@@ -121,8 +127,8 @@ def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd
 def load_frames(task: str, clips: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
     """The frames of the clips that have a fold, [N, 1, H, W] uint8, and a row each: clip, frame, patient, label, fold."""
     data = store.read(f"data/frames/{task}")
-    used = clips.loc[clips["left_out"] == "", ["clip", "patient", "label", "fold"]]
-    table = data.frame_table.merge(used.assign(group=groups(used)), on="clip", sort=False).sort_values("row")
+    used = clips.loc[clips["left_out"] == "", ["clip", "patient", "label", "fold", "group"]]
+    table = data.frame_table.merge(used, on="clip", sort=False).sort_values("row")
     return torch.from_numpy(data.frames[table["row"].to_numpy()]).unsqueeze(1), table.reset_index(drop=True)
 
 
@@ -180,7 +186,7 @@ def write(
     columns = {f"p_{name}": predicted[:, number].numpy().round(6) for number, name in enumerate(classes)}
     predictions = table[["clip", "patient", "fold", "frame", "label"]].assign(**columns)
     outputs = {
-        f"data/folds/{task}.csv": clips[["clip", "patient", "label", "fold", "left_out"]],
+        f"data/folds/{task}.csv": clips[["clip", "patient", "label", "fold", "copy_of", "left_out"]],
         f"reports/predictions/{task}.csv": predictions,
         f"reports/finetune/{task}.csv": pd.DataFrame(rows),
     }

@@ -2,7 +2,7 @@
 
 reads   reports/predictions/<task>.csv   clip, patient, fold, frame, label, p_<class> …: a line per held-out frame
         reports/finetune/<task>.csv      fold, epoch, loss, held_out_correct, held_out_frames
-        data/folds/<task>.csv            clip, patient, label, fold, left_out
+        data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
         reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
         reports/us4_audit.csv            source, outcome, reason, clips, frames, names
@@ -113,6 +113,7 @@ def evaluate(task: str, classes: list[str], samples: int, confidence: float, see
         "roc_figure": figures.roc(roc, per_class.set_index("class")["auroc"].to_dict(), task),
         "unknown_patients": int((clips["patient"] == "").sum()),
         "left_out": folds[folds["left_out"] != ""].to_dict("records"),
+        "copies": folds[folds["copy_of"] != ""].to_dict("records"),
     }
 
 

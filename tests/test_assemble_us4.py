@@ -1,5 +1,8 @@
 """What enters the pretraining set, what does not, and that the audit says so."""
 
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_frame_store
@@ -11,6 +14,7 @@ from stages.lib.params import UserError
 CLASSES = {"lung_normal": ["butterfly/Reg"], "lung_abnormal": ["butterfly/Cov", "lusms/b_lines"]}
 TASKS = {"pocus": {"classes": ["covid", "regular"], "subsets": ["convex"]}}
 SETTINGS = {"seed": 0, "sources": ["butterfly", "lusms"], "held_out_fraction": 0.25, "classes": CLASSES,
+            "copy_distance": {"clips": 0.25, "stills": 0.15},
             "extract_frames": {"sources": ["butterfly", "lusms", "pocus"]}, "finetune": {"tasks": ["pocus"]}, "tasks": TASKS}
 
 
@@ -26,8 +30,8 @@ def sources(workspace):
     pocus = [{"clip": "c.mp4", "label": "covid", "subset": "convex", "checksum": "covid"},
              {"clip": "v.mp4", "label": "viral", "subset": "convex", "checksum": "viral"},
              {"clip": "l.mp4", "label": "covid", "subset": "linear", "checksum": "linear"}]
-    for name, clips in {"butterfly": butterfly, "lusms": lusms, "pocus": pocus}.items():
-        write_frame_store(workspace / "data/frames" / name, clips)
+    for seed, (name, clips) in enumerate({"butterfly": butterfly, "lusms": lusms, "pocus": pocus}.items()):
+        write_frame_store(workspace / "data/frames" / name, clips, seed=seed)
     return workspace
 
 
@@ -57,9 +61,29 @@ def test_the_audit_accounts_for_every_clip_and_frame(sources):
     assert audit.query("outcome != 'frames_dropped'")["clips"].sum() == 13 + 12
     assert audit.query("outcome in ['train', 'held_out']")["frames"].sum() == len(store.read("data/us4").frames)
     left_out = audit.query("outcome == 'left_out'").set_index("reason")["names"].to_dict()
-    assert left_out == {"is the evaluation clip pocus/c.mp4": "00.mp4", "no frame can be read": "broken.mp4"}
+    assert left_out == {"is an evaluation clip": "00.mp4 (pocus/c.mp4)", "no frame can be read": "broken.mp4"}
     dropped = audit.query("outcome == 'frames_dropped'").iloc[0]
     assert (dropped["clips"], dropped["frames"]) == (6, 6) and "01.mp4" in dropped["names"]
+
+
+def test_likely_copies_of_evaluation_clips_are_left_out_and_named_with_their_distance(sources):
+    """03 is the evaluated clip, brighter and in another file; 07 is the viral clip, which no task uses."""
+    def rows(source, clip):
+        return store.read(f"data/frames/{source}").frame_table.query("clip == @clip")["row"].to_numpy()
+
+    pocus, butterfly = (np.load(f"data/frames/{source}/frames.npy") for source in ("pocus", "butterfly"))
+    butterfly[rows("butterfly", "03.mp4")] = pocus[rows("pocus", "c.mp4")] * 1.1
+    butterfly[rows("butterfly", "07.mp4")] = pocus[rows("pocus", "v.mp4")]
+    np.save("data/frames/butterfly/frames.npy", butterfly)
+    assemble_us4.main(**SETTINGS)
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
+    row = audit[audit["reason"] == "looks like an evaluation clip"].iloc[0]
+    assert (row["source"], row["outcome"], row["clips"], row["frames"]) == ("butterfly", "left_out", 1, 4)
+    assert re.fullmatch(r"03\.mp4 \(pocus/c\.mp4, distance 0\.\d\d\)", row["names"])
+    clips = set(store.read("data/us4").clip_table["clip"])
+    assert "butterfly/03.mp4" not in clips and "butterfly/07.mp4" in clips
+    assemble_us4.main(**SETTINGS | {"finetune": {"tasks": []}})
+    assert "butterfly/03.mp4" in set(store.read("data/us4").clip_table["clip"])
 
 
 def test_no_patient_is_on_both_sides_and_every_source_gives_its_share(sources):
@@ -85,6 +109,7 @@ def test_the_seed_decides_the_split(sources):
         ({"sources": []}, "assemble_us4.sources is empty"),
         ({"sources": ["clust"]}, "add clust to extract_frames.sources"),
         ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
+        ({"copy_distance": {"clips": 0.6, "stills": 0.1}}, "assemble_us4.copy_distance.clips is 0.6"),
         ({"finetune": {"tasks": ["busi"]}}, "add busi to extract_frames.sources"),
         ({"tasks": {}}, "tasks has no such block"),
         ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung must be a list"),

@@ -1,5 +1,6 @@
 """Cross-validation: who is predicted by whom, and what is written."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +17,7 @@ SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_b
             "epochs": 3, "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
+            "assemble_us4": {"copy_distance": {"clips": 0.25, "stills": 0.15}},
             "tasks": {"toy": {"classes": ["ill", "well"], "subsets": ["convex"]}}}
 
 
@@ -58,6 +60,26 @@ def test_what_is_left_out_stands_in_the_folds_with_its_reason(toy):
     left_out = outputs()[0].query("left_out != ''").set_index("clip")["left_out"].to_dict()
     assert left_out == {"viral.mp4": "label viral is no class of the task", "z.mp4": "broken",
                         "linear.mp4": "subset linear is no part of the task"}
+
+
+def test_copies_under_two_patients_share_a_fold_and_copies_with_two_labels_are_left_out(toy):
+    """Patients 0 and 2 have the same label, 4 and 7 have not; of each the first clip, of two frames."""
+    frames, table = np.load("data/frames/toy/frames.npy"), pd.read_csv("data/frames/toy/frames.csv")
+    rows = {name: table.loc[table["clip"] == f"{name}-0.mp4", "row"] for name in (0, 2, 4, 7)}
+    frames[rows[2]], frames[rows[7]] = frames[rows[0]], frames[rows[4]]
+    np.save("data/frames/toy/frames.npy", frames)
+    finetune.main(**SETTINGS | {"epochs": 1, "folds": 11})
+    folds, predictions, _ = outputs()
+    folds = folds.set_index("clip")
+    assert folds.loc[folds["patient"].isin(["p0", "p2"]), "fold"].nunique() == 1
+    assert folds["fold"].nunique() == 11
+    assert folds.loc[["0-0.mp4", "2-0.mp4"], "copy_of"].tolist() == ["2-0.mp4 (distance 0.00)", "0-0.mp4 (distance 0.00)"]
+    left_out = folds[folds["left_out"].str.contains("different labels")]
+    assert left_out.index.tolist() == ["4-0.mp4", "7-0.mp4"] and left_out["fold"].isna().all()
+    assert left_out["copy_of"].tolist() == ["7-0.mp4 (distance 0.00)", "4-0.mp4 (distance 0.00)"]
+    assert not predictions["clip"].isin(left_out.index).any()
+    with pytest.raises(UserError, match="has 12 patients"):                     # of 13, two in one group
+        finetune.main(**SETTINGS | {"folds": 13})
 
 
 def test_the_last_epochs_count_is_that_of_the_predictions(toy):
@@ -117,6 +139,7 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
         ({"trainable": "layer3"}, "finetune.trainable is 'layer3'; choose from head, last_block, all"),
         ({"folds": 14}, "finetune.folds is 14; task toy has 13 patients"),
         ({"epochs": 0}, "finetune.epochs is 0"),
+        ({"assemble_us4": {"copy_distance": {"clips": 1, "stills": 0.1}}}, "assemble_us4.copy_distance.clips is 1;"),
         ({"batch_size": 1}, "finetune.batch_size is 1"),
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),
         ({"tasks": {"toy": {"classes": ["ill", "dead"], "subsets": []}}}, "class dead"),

@@ -71,7 +71,7 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator) -> None:
     clips["fold"] = [number % 15 % 5 for number in range(40)]
     clips["label"] = [classes[number % len(classes)] for number in range(40)]
     left_out = pd.DataFrame({"clip": ["odd.mp4"], "patient": "", "label": "odd", "fold": None, "left_out": "no class"})
-    folds = pd.concat([clips.assign(left_out=""), left_out])
+    folds = pd.concat([clips.assign(left_out=""), left_out]).assign(copy_of="")
     folds.astype({"fold": "Int64"}).to_csv(f"data/folds/{task}.csv", index=False)
     frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
     logits = rng.normal(size=(len(frames), len(classes))) + (frames["label"].to_numpy()[:, None] == np.array(classes))
@@ -195,6 +195,23 @@ def test_page_escapes_the_names_of_clips_and_lists_what_was_left_out(run):
     assert source.count(html.escape(NASTY)) == 2
     for listed in (f"<b>{html.escape(NASTY)}</b>: no video", f"<b>odd {html.escape(NASTY)}</b>: no class"):
         assert listed in source
+
+
+def test_the_leak_guard_is_counted_and_its_clips_are_named(run):
+    rows = [("is an evaluation clip", 2, "b.mp4 (pocus/x.mp4); c.mp4 (pocus/y.mp4)"),
+            ("looks like an evaluation clip", 1, f"{NASTY} (pocus/z.mp4, distance 0.12)")]
+    added = pd.DataFrame([("butterfly", "left_out", reason, clips, 0, names) for reason, clips, names in rows],
+                         columns=["source", "outcome", "reason", "clips", "frames", "names"])
+    edit("reports/us4_audit.csv", lambda table: pd.concat([table, added]))
+    edit("data/folds/pocus.csv", lambda table: table.assign(
+        copy_of=table["copy_of"].mask(table["clip"] == "pocus 2.mp4", "pocus 7.mp4 (distance 0.21)")))
+    report.main(**parameters())
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "Leak guard: 2 clips left out as evaluation clips (the same file), 1 clip as likely copies" in source
+    assert f"<b>{html.escape(NASTY)} (pocus/z.mp4, distance 0.12)</b>: looks like an evaluation clip" in source
+    assert "Leak guard: 1 clip looked like one of another patient or label." in source
+    assert "<b>pocus 2.mp4</b> (regular): pocus 7.mp4 (distance 0.21)" in source
+    Page(source)
 
 
 def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):

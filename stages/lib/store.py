@@ -18,7 +18,7 @@ import pandas as pd
 from stages.lib.params import UserError
 
 TEXT = dict.fromkeys(
-    "clip path patient label subset source checksum left_out split pooled_class outcome reason names".split(), str
+    "clip path patient label subset source checksum left_out split pooled_class outcome reason names copy_of".split(), str
 )
 FAN = ["fan_apex_x", "fan_apex_y", "fan_half_angle", "fan_near", "fan_far"]    # columns of clips.csv: see stages/lib/fan.py
 
