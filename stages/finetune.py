@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.model_selection import StratifiedGroupKFold
 
 from stages.lib import checkpoint, store
+from stages.lib.folds import with_folds
 from stages.lib.initial import initialise, named_file
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import checked, require, run
@@ -99,23 +99,6 @@ def main(
 
     write(task, clips, table, classes, predicted, rows)
     resume.remove()
-
-
-def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd.DataFrame:
-    """The clip table with a column `fold`: patients whole, classes in like parts; <NA> for clips that are left out.
-
-    Raises:
-        UserError: fewer patients than folds.
-    """
-    used = clips[clips["left_out"] == ""]
-    patients = groups(used)
-    require(2 <= folds <= patients.nunique(), f"params.yaml: finetune.folds is {folds}; task {task} has "
-            f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
-    division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
-    fold = pd.Series(pd.NA, index=clips.index, dtype="Int64")
-    for number, (_, held_out) in enumerate(division):
-        fold[used.index[held_out]] = number
-    return clips.assign(fold=fold)
 
 
 def load_frames(task: str, clips: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
