@@ -12,14 +12,14 @@ from stages.lib.params import UserError
 PRETRAINED = Path("models/pretrained.safetensors")
 
 
-def write(weights: dict[str, torch.Tensor], facts: dict) -> None:
+def write(weights: dict[str, torch.Tensor], facts: dict, path: Path = PRETRAINED) -> None:
     """Write the weights, and the facts (as JSON, under the one metadata key `sonopair`) into the header.
 
     One key, since safetensors shuffles several: the same run then gives the same bytes, and what depends on them stays
     cached. For that reason no time belongs into the facts.
     """
-    PRETRAINED.parent.mkdir(exist_ok=True)
-    save_file({name: value.contiguous() for name, value in weights.items()}, PRETRAINED, {"sonopair": json.dumps(facts)})
+    path.parent.mkdir(exist_ok=True)
+    save_file({name: value.contiguous() for name, value in weights.items()}, path, {"sonopair": json.dumps(facts)})
 
 
 def facts() -> dict:
