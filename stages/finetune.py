@@ -49,8 +49,11 @@ def main(
 ) -> None:
     """Cross-validate one task; every patient is predicted once per seed, by a network that never saw one of their frames.
 
+    Then train the network for use, on all patients whatever `label_fraction` says, to the last epoch, with the first seed.
+
     Args:
-        seed: of initial weights, order of frames and views, and of who is drawn into the inner part and the labelled fraction.
+        seed: of initial weights, order of frames and views, and of who is drawn into the inner part and the labelled fraction:
+            each of `seeds` is added to it.
         task: name of the task, its source and its block in `tasks`.
         init: random | imagenet | pretrained | a file: the backbone's weights before fine-tuning.
         trainable: last_block | head | all; what trains beside the new classifier.
@@ -58,7 +61,7 @@ def main(
             cross-entropy on frames of patients set aside from the training folds; the held-out fold has no part in it.
         inner_fraction: of each class's training patients, set aside for inner_validation.
         label_fraction: of each class's training patients that are used; the held-out folds stay whole.
-        seeds: of the repetitions, each added to `seed`.
+        seeds: one cross-validation each.
         folds: into how many parts the patients are divided.
         fold_seed: of the division, apart from `seed`, so that runs of several seeds share their folds.
         epochs: passes over the training frames.
