@@ -1,30 +1,31 @@
-"""One evaluation task: folds by patient, train on all but one, predict the held-out patients.
+"""One evaluation task: folds by patient, train on all but one, predict the held-out patients; then train on all of them.
 
-reads   data/frames/<task>/                 frame store of the source of the same name
-        models/pretrained.safetensors       the backbone's architecture and, for `init: pretrained`, its weights
-writes  data/folds/<task>.csv               clip, patient, label, fold (empty if left out), copy_of (clips of another
-                                            patient or label that it looks like), left_out (the reason)
-        reports/predictions/<task>.csv      a row per held-out frame: clip, patient, fold, frame, label, p_<class> …
-        reports/finetune/<task>.csv         a row per fold and epoch: fold, epoch, loss, held_out_correct, held_out_frames
+reads   data/frames/<task>/              frame store of the source of the same name
+        models/pretrained.safetensors    the backbone's architecture and, for `init: pretrained`, its weights
+writes  data/folds/<task>.csv            clip, patient, label, fold (empty if left out), copy_of (clips of another patient or
+                                         label that it looks like), left_out (the reason)
+        reports/predictions/<task>.csv   a row per seed and held-out frame: seed, clip, patient, fold, frame, label, p_<class> …
+        reports/probes/<task>.csv        a row per probe of the frozen features and held-out clip: probe, clip, patient, fold, …
+        reports/finetune/<task>.csv      a row per seed, fold and epoch: seed, fold, epoch, loss, inner_loss (empty without an
+                                         inner part), held_out_correct, held_out_frames
+        models/<task>.safetensors        the network trained on all patients, with its classifier, under torchvision's names
 """
 
-import math
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from sklearn.model_selection import StratifiedGroupKFold
 
-from stages.lib import checkpoint, copies, store
-from stages.lib.initial import initialise, named_file
-from stages.lib.networks import Backbone, Classifier
+from stages.lib import checkpoint, copies
+from stages.lib.fine_tuning import Frames, Recipe, fit, inner_loss, load_frames, predict
+from stages.lib.folds import parts, with_folds
+from stages.lib.frozen_probes import Probes, features
+from stages.lib.initial import named_file
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
 from stages.lib.tasks import task_clips
-from stages.lib.training import descent, device, generator, progress, set_learning_rate
+from stages.lib.training import progress
 from stages.lib.views import Views
 
 
@@ -33,35 +34,50 @@ def main(
     task: str,
     init: str,
     trainable: str,
+    select: str,
+    inner_fraction: float,
+    label_fraction: float,
+    seeds: list,
     folds: int,
     fold_seed: int,
     epochs: int,
     batch_size: int,
     optimizer: dict,
     views: dict,
+    probes: dict,
     assemble_us4: dict,
+    extract_frames: dict,
     tasks: dict,
 ) -> None:
-    """Cross-validate one task; every patient is predicted once, by the network that never saw one of their frames.
+    """Cross-validate one task; every patient is predicted once per seed, by a network that never saw one of their frames.
+
+    Then train the network for use, on all patients whatever `label_fraction` says, to the last epoch, with the first seed.
 
     Args:
-        seed: of initial weights, order of frames and views.
+        seed: of initial weights, order of frames and views, and of who is drawn into the inner part and the labelled fraction:
+            each of `seeds` is added to it.
         task: name of the task, its source and its block in `tasks`.
         init: random | imagenet | pretrained | a file: the backbone's weights before fine-tuning.
         trainable: last_block | head | all; what trains beside the new classifier.
+        select: last_epoch | inner_validation: the epoch whose weights predict. The latter is the one of the lowest
+            cross-entropy on frames of patients set aside from the training folds; the held-out fold has no part in it.
+        inner_fraction: of each class's training patients, set aside for inner_validation.
+        label_fraction: of each class's training patients that are used; the held-out folds stay whole.
+        seeds: one cross-validation each.
         folds: into how many parts the patients are divided.
         fold_seed: of the division, apart from `seed`, so that runs of several seeds share their folds.
-        epochs: passes over the training frames; the last epoch's weights predict.
+        epochs: passes over the training frames.
         batch_size: frames per step.
         optimizer: {name, learning_rate, weight_decay, constant_fraction}.
         views: augmentation of the training frames.
+        probes: {neighbours, regularisation} of the probes of the frozen features.
         assemble_us4: {copy_distance}: of clips that are taken for copies of each other.
+        extract_frames: how frames were taken from clips, for the facts of the final network.
         tasks: classes and subsets of each task.
     """
-    arch = checkpoint.facts()["arch"]
-    initialise(Backbone(arch), init, "finetune.init")
-    require(epochs > 0, f"params.yaml: finetune.epochs is {epochs}; it must be at least 1")
-    require(batch_size > 1, f"params.yaml: finetune.batch_size is {batch_size}; it must be at least 2")
+    check_choices(select, inner_fraction, label_fraction, seeds, epochs, batch_size)
+    probes = Probes(**checked(Probes, probes, {key: f"finetune.probes.{key}" for key in probes}))
+    views = Views(**checked(Views, views, {key: f"finetune.views.{key}" for key in views}))
     same = copies.limits(assemble_us4["copy_distance"])
     clips = copies.mark(task_clips(task, tasks), f"data/frames/{task}", same)
     clips = with_folds(clips, task, folds, fold_seed)
@@ -69,131 +85,118 @@ def main(
     absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
     require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
             f"tasks.{task}.classes or add clips")
-    where = device()
-    frames, table = load_frames(task, clips)
-    frames = frames.to(where)                                                   # N x 1 x H x W, uint8
-    labels = torch.tensor([classes.index(label) for label in table["label"]], device=where)
-    views = Views(**checked(Views, views, {key: f"finetune.views.{key}" for key in views}))
+    seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
+    pairs = [(number, fold) for number in seeds for fold in range(folds)]
+    runs = [(*pair, parts(clips, task, *pair, label_fraction, inner)) for pair in pairs]
+    recipe = Recipe(checkpoint.facts()["arch"], init, trainable, classes, epochs, batch_size, optimizer, views)
+    stream = seeds[0] * folds
+    initial = recipe.network(stream)
+    recipe.descent(initial, epochs)             # a wrong setting is known before a frame is read
+    frames = load_frames(task, clips, classes)
 
-    facts = {"seed": seed, "folds": folds, "fold_seed": fold_seed, "init": init, "trainable": trainable, "epochs": epochs,
-             "batch_size": batch_size, "optimizer": optimizer, "views": vars(views), "classes": classes, "device": where.type,
-             "copy_distance": same._asdict()}
-    inputs = [checkpoint.PRETRAINED, *named_file(init)]
-    inputs += [Path(f"data/frames/{task}/{name}") for name in ("frames.npy", "clips.csv")]
-    code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
-    resume = Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *code])
-    state = resume.load() or {"predicted": torch.zeros(len(table), len(classes)), "rows": []}
-    predicted, rows = state["predicted"], state["rows"]
+    state = {"seeds": seeds, "folds": folds, "fold_seed": fold_seed, "inner_fraction": inner, "label_fraction": label_fraction}
+    state |= {"copy_distance": same._asdict()}
+    resume = unfinished(task, recipe, state | {"device": frames.grey.device.type})
+    predicted, rows = cross_validate(recipe, frames, runs, resume, f"finetune {task}: epoch")
+    probed = probes.predict(features(initial.backbone.to(frames.grey.device), frames.grey, views), frames.table, classes,
+                            [part for number, _, part in runs if number == seeds[0]])
+    everyone = torch.arange(len(frames.grey), device=frames.grey.device)
+    epochs_done = progress(range(epochs), epochs, f"finetune {task}, all patients: epoch")
+    *_, ((network, _), _) = zip(fit(recipe, frames, everyone, stream), epochs_done, strict=True)
 
-    steps_done = progress(range(len(rows), folds * epochs), folds * epochs, f"finetune {task}: epoch")
-    for fold in range(len(rows) // epochs, folds):
-        held_out = torch.tensor(table["fold"].to_numpy(dtype=int) == fold, device=where)
-        check_apart(table, held_out.cpu().numpy())
-        torch.manual_seed(seed * folds + fold)
-        network = Classifier(initialise(Backbone(arch), init, "finetune.init"), len(classes)).to(where)
-        network.train_only(trainable)
-        draw = generator(seed * folds + fold, where)
-        epoch_losses = train(network, frames, labels, ~held_out, views, optimizer, epochs, batch_size, draw)
-        for epoch, loss in enumerate(epoch_losses):
-            probabilities = predict(network, frames[held_out], views)
-            correct = int((probabilities.argmax(1) == labels[held_out]).sum())
-            rows.append({"fold": fold, "epoch": epoch, "loss": loss, "held_out_correct": correct,
-                         "held_out_frames": int(held_out.sum())})
-            next(steps_done)
-        predicted[held_out.cpu()] = probabilities.cpu()                         # of the last epoch, whatever the others gave
-        resume.save(predicted=predicted, rows=rows)
-
-    write(task, clips, table, classes, predicted, rows)
+    write(task, clips, frames.table, classes, predicted, rows, probed)
+    facts = {key: getattr(recipe, key) for key in ("arch", "classes", "epochs", "init", "trainable")}
+    facts |= {"task": task, "seed": seeds[0], "size_px": frames.grey.shape[-1], "mean": views.mean, "std": views.std}
+    checkpoint.write(network.weights(), facts | extract_frames, Path(f"models/{task}.safetensors"))
     resume.remove()
 
 
-def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd.DataFrame:
-    """The clip table with a column `fold`: groups whole, classes in like parts; <NA> for clips that are left out.
+def check_choices(
+    select: str, inner_fraction: float, label_fraction: float, seeds: list, epochs: int, batch_size: int
+) -> None:
+    """Raise UserError unless each of these settings of `finetune` is possible."""
+    choices = ("last_epoch", "inner_validation")
+    require(select in choices, f"params.yaml: finetune.select is {select!r}; choose from {', '.join(choices)}")
+    require(0 < inner_fraction < 1, f"params.yaml: finetune.inner_fraction is {inner_fraction}; it must lie between 0 and 1")
+    require(0 < label_fraction <= 1, f"params.yaml: finetune.label_fraction is {label_fraction}; choose above 0 "
+            "(no class without patients) up to 1 (all of them)")
+    whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in seeds)
+    require(bool(seeds) and whole and len(set(seeds)) == len(seeds), f"params.yaml: finetune.seeds is {seeds}; it needs whole "
+            "numbers from 0, one or several, each once")
+    require(epochs > 0, f"params.yaml: finetune.epochs is {epochs}; it must be at least 1")
+    require(batch_size > 1, f"params.yaml: finetune.batch_size is {batch_size}; it must be at least 2")
 
-    Raises:
-        UserError: fewer patients than folds.
+
+def unfinished(task: str, recipe: Recipe, facts: dict) -> Resume:
+    """The state of a killed run of the same parameters, data and code."""
+    inputs = [checkpoint.PRETRAINED, *named_file(recipe.init)]
+    inputs += [Path(f"data/frames/{task}/{name}") for name in ("frames.npy", "clips.csv")]
+    code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
+    facts = recipe._asdict() | {"views": vars(recipe.views)} | facts
+    return Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *code])
+
+
+def cross_validate(
+    recipe: Recipe, frames: Frames, runs: list[tuple[int, int, dict]], resume: Resume, what: str
+) -> tuple[dict[int, torch.Tensor], list[dict]]:
+    """Train and predict every seed and fold that `resume` does not hold yet.
+
+    Args:
+        runs: seed, fold and `folds.parts` of each training.
+        what: to write beside the progress.
+
+    Returns:
+        Class probabilities [N, classes] by seed, and a row of numbers per seed, fold and epoch.
     """
-    used = clips[clips["left_out"] == ""]
-    patients = used["group"]
-    require(2 <= folds <= patients.nunique(), f"params.yaml: finetune.folds is {folds}; task {task} has "
-            f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
-    division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
-    fold = pd.Series(pd.NA, index=clips.index, dtype="Int64")
-    for number, (_, held_out) in enumerate(division):
-        fold[used.index[held_out]] = number
-    return clips.assign(fold=fold)
+    empty = {seed: torch.zeros(len(frames.table), len(recipe.classes)) for seed, _, _ in runs}
+    state = resume.load() or {"predicted": empty, "rows": []}
+    predicted, rows = state["predicted"], state["rows"]
+    folds = 1 + max(fold for _, fold, _ in runs)
+    in_all = len(runs) * recipe.epochs
+    steps_done = progress(range(len(rows), in_all), in_all, what)
+    for seed, fold, part in runs[len(rows) // recipe.epochs:]:
+        inside = {name: frames.table["clip"].isin(clips).to_numpy() for name, clips in part.items()}
+        check_apart(frames.table, inside)
+        places = {name: torch.from_numpy(where.nonzero()[0]).to(frames.grey.device) for name, where in inside.items()}
+        probabilities, losses = [], []
+        for network, loss in fit(recipe, frames, places["training"], seed * folds + fold):
+            probabilities.append(predict(network, frames, places["held_out"], recipe.views).softmax(1))
+            losses.append(inner_loss(network, frames, places["inner"], recipe.views))
+            correct = int((probabilities[-1].argmax(1) == frames.labels[places["held_out"]]).sum())
+            rows.append({"seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss, "inner_loss": losses[-1],
+                         "held_out_correct": correct, "held_out_frames": len(places["held_out"])})
+            next(steps_done)
+        chosen = min(range(recipe.epochs), key=losses.__getitem__) if part["inner"] else -1     # the earlier of equals
+        predicted[seed][places["held_out"].cpu()] = probabilities[chosen].cpu()
+        resume.save(predicted=predicted, rows=rows)
+    return predicted, rows
 
 
-def load_frames(task: str, clips: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
-    """The frames of the clips that have a fold, [N, 1, H, W] uint8, and a row each: clip, frame, patient, label, fold."""
-    data = store.read(f"data/frames/{task}")
-    used = clips.loc[clips["left_out"] == "", ["clip", "patient", "label", "fold", "group"]]
-    table = data.frame_table.merge(used, on="clip", sort=False).sort_values("row")
-    return torch.from_numpy(data.frames[table["row"].to_numpy()]).unsqueeze(1), table.reset_index(drop=True)
-
-
-def check_apart(table: pd.DataFrame, held_out: np.ndarray) -> None:
-    """Raise AssertionError if a patient has frames on both sides of the split."""
-    both = set(table["group"][held_out]) & set(table["group"][~held_out])
-    assert not both, f"patients on both sides of a fold: {sorted(both)}"
-
-
-def train(
-    network: Classifier,
-    frames: torch.Tensor,
-    labels: torch.Tensor,
-    training: torch.Tensor,
-    views: Views,
-    settings: dict,
-    epochs: int,
-    batch_size: int,
-    draw: torch.Generator,
-) -> Iterator[float]:
-    """Train on the frames where `training` [N] holds; yields the mean loss after every epoch."""
-    rows = training.nonzero().flatten()
-    rows_per_epoch = len(rows) - (len(rows) % batch_size == 1)                  # batch norm cannot take a batch of one
-    steps = math.ceil(rows_per_epoch / batch_size)
-    fixed = {"parameters": network.parameters(), "steps": epochs * steps}
-    names = {key: f"finetune.optimizer.{key}" for key in settings}
-    optimizer, schedule = descent(**checked(descent, fixed | settings, names))
-    for epoch in range(epochs):
-        network.train()
-        order = rows[torch.randperm(len(rows), generator=draw, device=draw.device)[:rows_per_epoch]]
-        total = 0.0
-        for step, chosen in enumerate(order.split(batch_size), epoch * steps):
-            set_learning_rate(optimizer, schedule(step))
-            seen = views.normalise(views(frames[chosen].float() / 255, draw))   # B x 1 x H x W
-            loss = F.cross_entropy(network(seen), labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(chosen)
-        yield float(total) / rows_per_epoch
-
-
-@torch.no_grad()
-def predict(network: Classifier, frames: torch.Tensor, views: Views) -> torch.Tensor:
-    """Class probabilities [N, classes] of frames [N, 1, H, W] uint8, as they are: no augmentation, running statistics."""
-    network.eval()
-    logits = [network(views.normalise(part.float() / 255)) for part in frames.split(256)]
-    return torch.cat(logits).softmax(1)
+def check_apart(table: pd.DataFrame, inside: dict) -> None:
+    """Raise AssertionError if a patient has frames in two parts of a fold."""
+    times = Counter(group for where in inside.values() for group in table["group"][where].unique())
+    both = sorted(group for group, count in times.items() if count > 1)
+    assert not both, f"patients on both sides of a fold: {both}"
 
 
 def write(
-    task: str, clips: pd.DataFrame, table: pd.DataFrame, classes: list, predicted: torch.Tensor, rows: list[dict]
+    task: str, clips: pd.DataFrame, table: pd.DataFrame, classes: list, predicted: dict, rows: list[dict], probed: pd.DataFrame
 ) -> None:
-    """The folds, the predictions and the epochs of a task, as csv."""
-    columns = {f"p_{name}": predicted[:, number].numpy().round(6) for number, name in enumerate(classes)}
-    predictions = table[["clip", "patient", "fold", "frame", "label"]].assign(**columns)
+    """The folds, the predictions, the probes and the epochs of a task, as csv."""
+    names = [f"p_{name}" for name in classes]
+    known = table[["clip", "patient", "fold", "frame", "label"]]
+    by_seed = {seed: known.join(pd.DataFrame(values.numpy().round(6), columns=names)) for seed, values in predicted.items()}
+    predictions = pd.concat(by_seed, names=["seed"]).reset_index("seed")
     outputs = {
         f"data/folds/{task}.csv": clips[["clip", "patient", "label", "fold", "copy_of", "left_out"]],
         f"reports/predictions/{task}.csv": predictions,
+        f"reports/probes/{task}.csv": probed,
         f"reports/finetune/{task}.csv": pd.DataFrame(rows),
     }
     for path, output in outputs.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         output.to_csv(path, index=False)
-    accuracy = (predictions[list(columns)].to_numpy().argmax(1) == table["label"].map(classes.index)).mean()
+    accuracy = (predictions[names].to_numpy().argmax(1) == predictions["label"].map(classes.index)).mean()
     print(f"reports/predictions/{task}.csv: {len(table)} held-out frames of {table['clip'].nunique()} clips, frame accuracy "
           f"{accuracy:.3f}; `dvc repro` goes on to reports/report.html")
 

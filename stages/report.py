@@ -1,14 +1,15 @@
 """Scores of the whole run: numbers and plots for DVC, and one page for people that opens from disk.
 
-reads   reports/predictions/<task>.csv   clip, patient, fold, frame, label, p_<class> …: a line per held-out frame
-        reports/finetune/<task>.csv      fold, epoch, loss, held_out_correct, held_out_frames
+reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label, p_<class> …: a line per held-out frame
+        reports/probes/<task>.csv        probe, clip, patient, fold, label, p_<class> …: a line per probe and held-out clip
+        reports/finetune/<task>.csv      seed, fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
         reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
         reports/us4_audit.csv            source, outcome, reason, clips, frames, names
         models/pretrained.safetensors    the facts in its header, not the weights
 writes  reports/metrics.json             {task: {metric: number}}; a number that is undefined is left out
-        reports/plots/confusion.csv      task, actual, predicted: a line per clip
+        reports/plots/confusion.csv      task, actual, predicted: a line per seed and clip
         reports/plots/roc.csv            task, class, fpr, tpr
         reports/plots/per_class.csv      task, class, clips, precision, recall, specificity, f1, auroc
         reports/report.html              self-contained: no script, no request to a network
@@ -98,20 +99,21 @@ def evaluate(task: str, classes: list[str], samples: int, confidence: float, see
     frames, folds = _read(f"reports/predictions/{task}.csv"), _read(f"data/folds/{task}.csv")
     _check(frames, folds, task, classes)
     clips, epochs = scores.clip_level(frames), _read(f"reports/finetune/{task}.csv", pd.read_csv)
-    per_class = scores.per_class(clips, classes).rename(columns={"count": "clips"})
+    per_class = scores.over_seeds(scores.per_class, clips, classes).rename(columns={"count": "clips"})
+    probes = scores.probes(_read(f"reports/probes/{task}.csv"), classes)
     roc = scores.roc(clips, classes, ROC_POINTS)
     return {
         "task": task,
         "classes": classes,
-        "frames": len(frames),
-        "metrics": _defined(scores.summary(frames, epochs, classes, samples, confidence, seed)),
-        "by_fold": scores.by_fold(clips, classes).to_dict("records"),
+        "frames": len(scores.by_seed(frames)[0]),
+        "metrics": _defined(scores.summary(frames, epochs, classes, samples, confidence, seed) | probes),
+        "by_fold": scores.over_seeds(scores.by_fold, clips, classes).to_dict("records"),
         "per_class": per_class,
         "matrices": {"Clips": scores.confusion(clips, classes), "Frames": scores.confusion(frames, classes)},
         "confusion": pd.DataFrame({"actual": clips["label"], "predicted": scores.predicted(clips, classes)}),
         "roc": roc,
         "roc_figure": figures.roc(roc, per_class.set_index("class")["auroc"].to_dict(), task),
-        "unknown_patients": int((clips["patient"] == "").sum()),
+        "unknown_patients": clips.loc[clips["patient"] == "", "clip"].nunique(),
         "left_out": folds[folds["left_out"] != ""].to_dict("records"),
         "copies": folds[folds["copy_of"] != ""].to_dict("records"),
     }
@@ -121,7 +123,7 @@ def _check(frames: pd.DataFrame, folds: pd.DataFrame, task: str, classes: list[s
     """Stop where the predictions are not those of the clips in the folds, or a patient stands in two folds."""
     path, again = f"reports/predictions/{task}.csv", f"run `dvc repro -f finetune@{task}`"
     chances = [f"p_{name}" for name in classes]
-    missing = sorted({"clip", "patient", "fold", "label", *chances} - set(frames))
+    missing = sorted({"seed", "clip", "patient", "fold", "label", *chances} - set(frames))
     require(not missing, f"{path} has no column {', '.join(missing)}; {again}")
     require(len(frames) > 0, f"{path} has no line: no clip of {task} was held out; see data/folds/{task}.csv")
     strange = sorted(set(frames["label"]) - set(classes))

@@ -66,6 +66,21 @@ def test_other_clips_folds_or_classes_are_refused():
             compare.describe("pocus", ("a", "b"), [table, other], 100, 0.95, 0)
 
 
+def test_runs_of_several_seeds_are_compared_by_their_means():
+    """Each seed of a run that is another's shift: the mean of two seeds against one, over the same resamples."""
+    frames = predictions(seed=0)
+    shifted = frames.copy()
+    shifted[["p_covid", "p_pneumonia", "p_regular"]] = frames[["p_regular", "p_covid", "p_pneumonia"]].to_numpy()
+    one, two = (scores.clip_level(pd.concat([table.assign(seed=seed) for seed, table in enumerate(tables)]))
+                for tables in ([frames], [frames, shifted]))
+    values = [scores.scores(scores.clip_level(table), CLASSES)["balanced_accuracy"] for table in (frames, shifted)]
+    said = compare.describe("pocus", ("a", "b"), [one, two], 500, 0.95, 0)
+    assert f"{values[0]:.3f} (a), {np.mean(values):.3f} (b, SD {np.std(values, ddof=1):.3f} over 2 seeds)" in said
+    low, high = scores.paired_interval(one, two, CLASSES, 500, 0.95, 0)
+    assert f"interval {low:+.3f} to {high:+.3f}" in said and "McNemar" not in said
+    assert scores.paired_interval(two, two, CLASSES, 500, 0.95, 0) == (0, 0)
+
+
 @pytest.fixture
 def project(tmp_path):
     """A repository with two revisions of predictions: by chance, and right."""

@@ -1,22 +1,35 @@
 """Cross-validation: who is predicted by whom, and what is written."""
 
+import itertools
+import json
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from conftest import write_frame_store
+from safetensors import safe_open
 
 from stages import finetune
-from stages.lib import checkpoint
-from stages.lib.networks import Backbone
+from stages.lib import checkpoint, store
+from stages.lib.fine_tuning import Frames, inner_loss, predict
+from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import UserError
+from stages.lib.tasks import groups
+from stages.lib.views import Views
 
+ARCH = "shufflenet_v2_x0_5"      # the smallest there is
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,
          "contrast": 0.0, "mean": 0.5, "std": 0.25}
-SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block", "folds": 3, "fold_seed": 0,
-            "epochs": 3, "batch_size": 8, "views": VIEWS,
+SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block", "select": "last_epoch",
+            "inner_fraction": 0.3, "label_fraction": 1.0, "seeds": [0], "folds": 3, "fold_seed": 0, "epochs": 3,
+            "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
+            "probes": {"neighbours": 3, "regularisation": 1.0},
+            "extract_frames": {"frame_rate_hz": 3.0, "max_frames_per_clip": 30, "assumed_frame_rate_hz": 25.0},
             "assemble_us4": {"copy_distance": {"clips": 0.25, "stills": 0.15}},
             "tasks": {"toy": {"classes": ["ill", "well"], "subsets": ["convex"]}}}
 
@@ -31,19 +44,19 @@ def toy(workspace):
               {"clip": "z.mp4", "label": "ill", "left_out": "broken"}]
     write_frame_store(workspace / "data/frames/toy", [{"subset": "convex"} | clip for clip in clips])
     torch.manual_seed(1)
-    checkpoint.write(Backbone("resnet18").network.state_dict(), {"arch": "resnet18"})
+    checkpoint.write(Backbone(ARCH).network.state_dict(), {"arch": ARCH})
     return workspace
 
 
 def outputs():
-    read = {"keep_default_na": False, "na_values": {"fold": [""]}}
-    paths = ("data/folds/toy.csv", "reports/predictions/toy.csv", "reports/finetune/toy.csv")
+    read = {"keep_default_na": False, "na_values": {"fold": [""], "inner_loss": [""]}}
+    paths = ("data/folds/toy.csv", "reports/predictions/toy.csv", "reports/finetune/toy.csv", "reports/probes/toy.csv")
     return [pd.read_csv(path, **read) for path in paths]
 
 
 def test_every_frame_is_predicted_once_by_the_fold_of_its_patient(toy):
     finetune.main(**SETTINGS)
-    folds, predictions, epochs = outputs()
+    folds, predictions, epochs, _ = outputs()
     used = folds[folds["left_out"] == ""]
     assert sorted(predictions["clip"].unique()) == sorted(used["clip"])
     assert not predictions.duplicated(["clip", "frame"]).any()
@@ -68,11 +81,11 @@ def test_copies_under_two_patients_share_a_fold_and_copies_with_two_labels_are_l
     rows = {name: table.loc[table["clip"] == f"{name}-0.mp4", "row"] for name in (0, 2, 4, 7)}
     frames[rows[2]], frames[rows[7]] = frames[rows[0]], frames[rows[4]]
     np.save("data/frames/toy/frames.npy", frames)
-    finetune.main(**SETTINGS | {"epochs": 1, "folds": 11})
-    folds, predictions, _ = outputs()
+    finetune.main(**SETTINGS | {"epochs": 1, "folds": 4})
+    folds, predictions, *_ = outputs()
     folds = folds.set_index("clip")
     assert folds.loc[folds["patient"].isin(["p0", "p2"]), "fold"].nunique() == 1
-    assert folds["fold"].nunique() == 11
+    assert folds["fold"].nunique() == 4
     assert folds.loc[["0-0.mp4", "2-0.mp4"], "copy_of"].tolist() == ["2-0.mp4 (distance 0.00)", "0-0.mp4 (distance 0.00)"]
     left_out = folds[folds["left_out"].str.contains("different labels")]
     assert left_out.index.tolist() == ["4-0.mp4", "7-0.mp4"] and left_out["fold"].isna().all()
@@ -84,7 +97,7 @@ def test_copies_under_two_patients_share_a_fold_and_copies_with_two_labels_are_l
 
 def test_the_last_epochs_count_is_that_of_the_predictions(toy):
     finetune.main(**SETTINGS)
-    _, predictions, epochs = outputs()
+    _, predictions, epochs, _ = outputs()
     right = (predictions["p_ill"] > predictions["p_well"]) == (predictions["label"] == "ill")
     last = epochs[epochs["epoch"] == 2].set_index("fold")
     assert last["held_out_correct"].to_dict() == right.groupby(predictions["fold"]).sum().to_dict()
@@ -103,33 +116,175 @@ def test_the_folds_do_not_depend_on_the_seed(toy):
 def test_a_patient_on_both_sides_stops_the_run(toy, monkeypatch):
     """The guard itself: folds drawn by clip, as in the published code, must not pass."""
     def by_clip(clips, *_):
-        return clips.assign(fold=pd.Series(range(len(clips)), dtype="Int64") % 3)
+        return clips.assign(fold=pd.Series(range(len(clips)), dtype="Int64") % 3, group=groups(clips))
 
     monkeypatch.setattr(finetune, "with_folds", by_clip)
     with pytest.raises(AssertionError, match="patients on both sides"):
         finetune.main(**SETTINGS)
 
 
-def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
-    finetune.main(**SETTINGS)
-    whole = outputs()
-    real = finetune.initialise
-    calls = iter(range(100))
+@pytest.mark.parametrize("killed_at", [4, 5])
+def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch, killed_at):
+    """Killed in the last fold of the second seed, and in the training on all patients."""
+    settings = SETTINGS | {"seeds": [0, 1], "folds": 2, "epochs": 2}
+    model = toy / "models/toy.safetensors"
+    finetune.main(**settings)
+    whole = [*outputs(), model.read_bytes()]
+    model.unlink()
+    real, calls = finetune.fit, []
 
     def killed(*arguments):
-        if next(calls) == 3:
+        calls.append(1)
+        if len(calls) == killed_at:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(finetune, "initialise", killed)
+    monkeypatch.setattr(finetune, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        finetune.main(**SETTINGS)
+        finetune.main(**settings)
+    assert not model.exists()
     trained = []
-    monkeypatch.setattr(finetune, "initialise", lambda *arguments: trained.append(1) or real(*arguments))
-    finetune.main(**SETTINGS)
-    assert len(trained) == 2    # a look at the weights, and the one fold that was missing
-    for before, after in zip(whole, outputs(), strict=True):
-        pd.testing.assert_frame_equal(before, after)
+    monkeypatch.setattr(finetune, "fit", lambda *arguments: trained.append(1) or real(*arguments))
+    finetune.main(**settings)
+    assert len(trained) == 6 - killed_at      # the fold that was missing, if one was, and all patients
+    for before, after in zip(whole, [*outputs(), model.read_bytes()], strict=True):
+        assert before.equals(after) if isinstance(before, pd.DataFrame) else before == after
+    assert not list((toy / "models").glob("*.unfinished"))
+
+
+def test_the_default_is_a_plain_loop_over_the_folds(toy):
+    """Loss curve and probabilities, bit for bit, of what the published code does, but for the folds and the last epoch."""
+    finetune.main(**SETTINGS | {"seed": 2})
+    folds, predictions, epochs, _ = outputs()
+    data = store.read("data/frames/toy")
+    fold_of = folds.set_index("clip")["fold"].reindex(data.frame_table["clip"]).to_numpy()
+    label = torch.tensor((data.frame_table["clip"].map(folds.set_index("clip")["label"]) == "well").to_numpy()).long()
+    frames, views = torch.tensor(data.frames[:, None]), Views(**VIEWS)
+    for fold in range(3):
+        torch.manual_seed(2 * 3 + fold)
+        network = Classifier(Backbone(ARCH), 2)
+        network.backbone.network.load_state_dict(checkpoint.weights())
+        network.train_only("last_block")
+        draw = torch.Generator().manual_seed(2 * 3 + fold)
+        rows = torch.tensor(((fold_of != fold) & (fold_of == fold_of)).nonzero()[0])
+        steps = 3 * -(-len(rows) // 8)
+        optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], weight_decay=1e-4, fused=True)
+        step = 0
+        for loss_written in epochs.query("fold == @fold")["loss"]:
+            network.train()
+            total = 0.0
+            for batch in rows[torch.randperm(len(rows), generator=draw)].split(8):
+                optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * step / steps)) / 2
+                seen = views.normalise(views(frames[batch].float() / 255, draw))
+                loss = torch.nn.functional.cross_entropy(network(seen), label[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total, step = total + loss.detach() * len(batch), step + 1
+            assert loss_written == float(total) / len(rows)
+        network.eval()
+        with torch.no_grad():
+            chances = network(views.normalise(frames[torch.tensor(fold_of == fold)].float() / 255)).softmax(1)
+        held_out = predictions.query("fold == @fold")[["p_ill", "p_well"]].to_numpy()
+        assert (held_out == chances.numpy().round(6).astype(str).astype(float)).all()
+
+
+def test_each_seed_is_the_run_of_that_seed_alone(toy):
+    settings = SETTINGS | {"epochs": 1, "folds": 2, "init": "random"}
+    finetune.main(**settings | {"seed": 1, "seeds": [0, 2]})
+    both = outputs()
+    for seed in (1, 3):
+        finetune.main(**settings | {"seed": seed})
+        alone = outputs()
+        assert both[0].equals(alone[0])
+        for table, single in zip(both[1:3], alone[1:3], strict=True):
+            assert table[table["seed"] == seed].reset_index(drop=True).equals(single)
+
+
+def test_the_inner_part_chooses_the_epoch_and_the_held_out_frames_have_no_say(toy):
+    """Other pictures in a held-out fold change neither its training nor the choice; the choice is the first lowest loss."""
+    settings = SETTINGS | {"select": "inner_validation", "epochs": 4}
+    finetune.main(**settings)
+    _, predictions, epochs, _ = outputs()
+    right = (predictions["p_ill"] > predictions["p_well"]) == (predictions["label"] == "ill")
+    chosen = epochs.loc[epochs.groupby("fold")["inner_loss"].idxmin()].set_index("fold")
+    assert chosen["held_out_correct"].to_dict() == right.groupby(predictions["fold"]).sum().to_dict()
+    assert (chosen["epoch"] < 3).any()      # or the test could not tell it from the last
+    frames = np.load("data/frames/toy/frames.npy")
+    rows = pd.read_csv("data/frames/toy/frames.csv")["clip"].isin(predictions.query("fold == 0")["clip"])
+    frames[rows] = 255 - frames[rows]
+    np.save("data/frames/toy/frames.npy", frames)
+    finetune.main(**settings)
+    first, again = (table.query("fold == 0")[["loss", "inner_loss"]] for table in (epochs, outputs()[2]))
+    assert first.equals(again)
+
+
+def test_of_equal_inner_losses_the_earlier_epoch_predicts(toy, monkeypatch):
+    """The logits of an epoch are its number here."""
+    losses, epochs = itertools.cycle([0.7, 0.5, 0.5]), itertools.cycle([0.0, 1.0, 2.0])
+    monkeypatch.setattr(finetune, "inner_loss", lambda *_: next(losses))
+    monkeypatch.setattr(finetune, "predict", lambda _, __, rows, ___: torch.tensor([[next(epochs), 0.0]]).expand(len(rows), 2))
+    finetune.main(**SETTINGS | {"select": "inner_validation"})
+    assert outputs()[1]["p_ill"].to_numpy() == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
+
+
+def test_the_inner_loss_is_the_mean_cross_entropy_of_its_frames(toy):
+    network, views = Classifier(Backbone(ARCH), 2), Views(**VIEWS)
+    grey = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8)
+    frames = Frames(grey, torch.tensor([0, 1, 1, 0, 1]), pd.DataFrame())
+    chances = predict(network, frames, torch.tensor([1, 3]), views).softmax(1)
+    expected = -(math.log(chances[0, 1]) + math.log(chances[1, 0])) / 2
+    assert inner_loss(network, frames, torch.tensor([1, 3]), views) == pytest.approx(expected, rel=1e-5)
+
+
+def test_fewer_labels_leave_the_held_out_clips_as_they_are(toy, monkeypatch):
+    finetune.main(**SETTINGS | {"epochs": 1})
+    whole = outputs()
+    trained, real = [], finetune.fit
+    monkeypatch.setattr(finetune, "fit", lambda *given: trained.append(given[2]) or real(*given))
+    finetune.main(**SETTINGS | {"epochs": 1, "label_fraction": 0.3})
+    few = outputs()
+    keys = ["seed", "clip", "fold", "frame", "label"]
+    assert few[0].equals(whole[0]) and few[1][keys].equals(whole[1][keys])
+    clips = store.read("data/frames/toy").frame_table["clip"]
+    patients = few[0].set_index("clip")["patient"]
+    used = clips[clips.isin(few[1]["clip"])].reset_index(drop=True)
+    held_out = [set(few[1]["clip"][few[1]["fold"] == fold]) for fold in range(3)]
+    for rows, others in zip(trained[:3], held_out, strict=True):
+        drawn = set(used[rows.numpy()])
+        assert 2 <= patients[list(drawn)].nunique() <= 4 and not drawn & others
+    assert len(trained[3]) == len(used)     # the network for use is trained on all
+
+
+def test_the_probes_predict_every_clip_once(toy):
+    settings = SETTINGS | {"epochs": 1, "folds": 2, "label_fraction": 0.5}
+    finetune.main(**settings | {"seeds": [0, 1]})
+    folds, _, _, probes = outputs()
+    used = folds[folds["left_out"] == ""].set_index("clip")
+    for name in ("linear", "knn"):
+        own = probes[probes["probe"] == name].set_index("clip")
+        assert sorted(own.index) == sorted(used.index)
+        for column in ("patient", "fold", "label"):
+            assert (own[column] == used[column].reindex(own.index)).all()
+        assert own[["p_ill", "p_well"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    finetune.main(**settings)
+    assert outputs()[3].equals(probes)      # they are those of the first seed's patients
+
+
+def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
+    finetune.main(**SETTINGS | {"seed": 2, "seeds": [3, 0]})
+    with safe_open("models/toy.safetensors", framework="pt") as file:
+        facts = json.loads(file.metadata()["sonopair"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}     # noqa: SIM118 (it is no dict)
+    assert facts == {"task": "toy", "arch": ARCH, "classes": ["ill", "well"], "size_px": 32, "mean": 0.5, "std": 0.25,
+                     "frame_rate_hz": 3.0, "max_frames_per_clip": 30, "assumed_frame_rate_hz": 25.0, "seed": 5, "epochs": 3,
+                     "init": "pretrained", "trainable": "last_block"}
+    network = torchvision.models.get_model(ARCH, num_classes=2)
+    network.load_state_dict(weights)
+    initial = checkpoint.weights()
+    changed = {name.rpartition(".")[0] for name in initial if not name.endswith(("mean", "var", "tracked"))
+               if not torch.equal(initial[name], weights[name])}
+    assert changed == {"conv5.0", "conv5.1"}      # the last block
 
 
 @pytest.mark.parametrize(
@@ -139,6 +294,19 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
         ({"trainable": "layer3"}, "finetune.trainable is 'layer3'; choose from head, last_block, all"),
         ({"folds": 14}, "finetune.folds is 14; task toy has 13 patients"),
         ({"epochs": 0}, "finetune.epochs is 0"),
+        ({"folds": 12}, "has no clip of class"),
+        ({"select": "best_epoch"}, "finetune.select is 'best_epoch'; choose from last_epoch, inner_validation"),
+        ({"inner_fraction": 1.0}, "finetune.inner_fraction is 1.0"),
+        ({"label_fraction": 0.0}, "finetune.label_fraction is 0.0; choose above 0"),
+        ({"label_fraction": 1.5}, "finetune.label_fraction is 1.5"),
+        ({"label_fraction": 0.1, "select": "inner_validation"}, "without patients to train on"),
+        ({"seeds": []}, r"finetune.seeds is \[\]"),
+        ({"seeds": [1, 1]}, r"finetune.seeds is \[1, 1\]"),
+        ({"seeds": [0.5]}, r"finetune.seeds is \[0.5\]"),
+        ({"seeds": [-1]}, r"finetune.seeds is \[-1\]"),
+        ({"probes": {"neighbours": 0, "regularisation": 1.0}}, "finetune.probes.neighbours is 0"),
+        ({"probes": {"neighbours": 3, "regularisation": 0.0}}, "finetune.probes.regularisation is 0"),
+        ({"probes": {"neighbours": 3, "strength": 1.0}}, "finetune.probes.strength is not a parameter"),
         ({"assemble_us4": {"copy_distance": {"clips": 1, "stills": 0.1}}}, "assemble_us4.copy_distance.clips is 1;"),
         ({"batch_size": 1}, "finetune.batch_size is 1"),
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),
@@ -151,7 +319,8 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
 def test_what_cannot_be_evaluated_is_one_sentence(toy, change, sentence):
     with pytest.raises(UserError, match=sentence):
         finetune.main(**SETTINGS | change)
-    assert not (toy / "reports").exists()
+    assert not (toy / "reports").exists() and not (toy / "data/folds").exists()
+    assert [path.name for path in (toy / "models").iterdir()] == ["pretrained.safetensors"]
 
 
 def test_a_missing_checkpoint_is_named(toy):

@@ -45,3 +45,31 @@ def test_only_the_chosen_part_gets_a_gradient(part, trained):
         inside = trained is None or any(name.startswith(prefix) for prefix in trained)
         assert (parameter.grad is not None) == inside, name
     assert network.linear.weight.grad is not None
+
+
+@pytest.mark.parametrize(("part", "first"), [("head", "linear"), ("last_block", "backbone.network.layer4.1")])
+def test_what_is_frozen_builds_no_graph(part, first):
+    """Every module before the trained part gives a tensor that no gradient could flow through."""
+    network = Classifier(Backbone("resnet18"), 3)
+    network.train_only(part)
+    builds = {}
+
+    def note(name):
+        return lambda _module, _input, output: builds.update({name: output.requires_grad})
+
+    for name, module in network.named_modules():
+        module.register_forward_hook(note(name))
+    network(torch.rand(4, 1, 64, 64))
+    inside = {name for name in builds if name == first or name.startswith((f"{first}.", "linear"))}
+    around = {"", "backbone", "backbone.network", "backbone.network.layer4"} if part == "last_block" else {""}
+    after = {"backbone.network.avgpool", "backbone.network.fc"} if part == "last_block" else set()
+    assert {name for name, graph in builds.items() if graph} == inside | around | after
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small"])
+def test_the_weights_of_a_classifier_are_torchvisions_own(arch):
+    network = Classifier(Backbone(arch), 3).eval()
+    whole = torchvision.models.get_model(arch, num_classes=3).eval()
+    whole.load_state_dict(network.weights())
+    frames = torch.rand(2, 1, 64, 64)
+    assert torch.allclose(network.double()(frames.double()), whole.double()(frames.double().repeat(1, 3, 1, 1)), atol=1e-9)

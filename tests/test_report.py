@@ -19,6 +19,8 @@ from stages.lib.params import UserError
 
 CLASSES = {"pocus": ["covid", "pneumonia", "regular"], "gallbladder": ["normal", "malignant"]}
 NASTY = "Cov_<script>alert(1)</script> & é.mp4"
+FINETUNE = {"tasks": list(CLASSES), "folds": 5, "init": "pretrained", "select": "last_epoch", "inner_fraction": 0.2,
+            "label_fraction": 1.0, "seeds": [0]}
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
 
 
@@ -32,7 +34,7 @@ def parameters(**changes) -> dict:
         "pretrain": {"method": "simclr", "epochs": 4, "steps_per_epoch": None},
         "views": {"pipeline": "published"},
         "methods": {"simclr": {"temperature": 0.5, "optimizer": {"learning_rate": 3.0e-4}}},
-        "finetune": {"tasks": list(CLASSES), "folds": 5, "init": "pretrained"},
+        "finetune": FINETUNE,
         "tasks": {task: {"classes": classes, "subsets": []} for task, classes in CLASSES.items()},
         "bootstrap_samples": 200,
         "confidence": 0.95,
@@ -44,7 +46,7 @@ def parameters(**changes) -> dict:
 def run(tmp_path, monkeypatch) -> Path:
     """A finished run in an empty folder, which becomes the working directory."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("reports/predictions", "reports/finetune", "data/folds", "models"):
+    for folder in ("reports/predictions", "reports/finetune", "reports/probes", "data/folds", "models"):
         Path(folder).mkdir(parents=True)
     for task, classes in CLASSES.items():
         write_task(task, classes, np.random.default_rng(len(task)))
@@ -64,8 +66,8 @@ def run(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def write_task(task: str, classes: list[str], rng: np.random.Generator) -> None:
-    """Folds, predictions and epochs of 40 clips of 20 patients; the last ten clips have no known patient."""
+def write_task(task: str, classes: list[str], rng: np.random.Generator, seeds: tuple[int, ...] = (0,)) -> None:
+    """Folds, predictions, probes and epochs of 40 clips of 20 patients; the last ten clips have no known patient."""
     clips = pd.DataFrame({"clip": [NASTY, *(f"{task} {number}.mp4" for number in range(1, 40))]})
     clips["patient"] = [f"p{number % 15}" if number < 30 else "" for number in range(40)]
     clips["fold"] = [number % 15 % 5 for number in range(40)]
@@ -74,13 +76,21 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator) -> None:
     folds = pd.concat([clips.assign(left_out=""), left_out]).assign(copy_of="")
     folds.astype({"fold": "Int64"}).to_csv(f"data/folds/{task}.csv", index=False)
     frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
-    logits = rng.normal(size=(len(frames), len(classes))) + (frames["label"].to_numpy()[:, None] == np.array(classes))
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    frames = frames.assign(**{f"p_{name}": chances[:, number].round(6) for number, name in enumerate(classes)})
-    frames.to_csv(f"reports/predictions/{task}.csv", index=False)
-    epochs = [(fold, epoch, 1.0, 9 + (fold * epoch) % 4, 24) for fold in range(5) for epoch in range(3)]
-    columns = ["fold", "epoch", "loss", "held_out_correct", "held_out_frames"]
+    by_seed = [chances(frames, classes, rng).assign(seed=seed) for seed in seeds]
+    pd.concat(by_seed).to_csv(f"reports/predictions/{task}.csv", index=False)
+    probes = [chances(clips, classes, rng).assign(probe=probe) for probe in ("linear", "knn")]
+    pd.concat(probes).to_csv(f"reports/probes/{task}.csv", index=False)
+    epochs = [(seed, fold, epoch, 1.0, 9 + (fold * epoch + seed) % 4, 24)
+              for seed in seeds for fold in range(5) for epoch in range(3)]
+    columns = ["seed", "fold", "epoch", "loss", "held_out_correct", "held_out_frames"]
     pd.DataFrame(epochs, columns=columns).to_csv(f"reports/finetune/{task}.csv", index=False)
+
+
+def chances(table: pd.DataFrame, classes: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    """The table with random probabilities, somewhat better than chance."""
+    logits = rng.normal(size=(len(table), len(classes))) + (table["label"].to_numpy()[:, None] == np.array(classes))
+    values = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return table.assign(**{f"p_{name}": values[:, number].round(6) for number, name in enumerate(classes)})
 
 
 def edit(path: str, change) -> None:
@@ -120,14 +130,16 @@ def test_metrics_are_those_of_the_prediction_files(run):
     assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2, "alignment": 0.4, "uniformity": -1.5,
                                    "seconds": 12}
     for task, classes in CLASSES.items():
-        chances = [f"p_{name}" for name in classes]
+        columns = [f"p_{name}" for name in classes]
         frames = pd.read_csv(f"reports/predictions/{task}.csv")
-        clips = frames.groupby("clip").agg({"label": "first", "fold": "first", **dict.fromkeys(chances, "mean")})
-        guess = np.array(classes)[clips[chances].to_numpy().argmax(1)]
-        frame_guess = np.array(classes)[frames[chances].to_numpy().argmax(1)]
+        clips = frames.groupby("clip").agg({"label": "first", "fold": "first", **dict.fromkeys(columns, "mean")})
+        guess = np.array(classes)[clips[columns].to_numpy().argmax(1)]
+        frame_guess = np.array(classes)[frames[columns].to_numpy().argmax(1)]
+        probed = pd.read_csv(f"reports/probes/{task}.csv")
+        probed["guess"] = np.array(classes)[probed[columns].to_numpy().argmax(1)]
         folds = [metrics.balanced_accuracy_score(clips["label"][fold], guess[fold])
                  for fold in (clips["fold"] == number for number in range(5))]
-        score = clips[chances[-1]] if len(classes) == 2 else clips[sorted(chances)]
+        score = clips[columns[-1]] if len(classes) == 2 else clips[sorted(columns)]
         actual = clips["label"] == classes[-1] if len(classes) == 2 else clips["label"]
         expected = {
             "balanced_accuracy": metrics.balanced_accuracy_score(clips["label"], guess),
@@ -141,6 +153,8 @@ def test_metrics_are_those_of_the_prediction_files(run):
             "clips": 40,
             "patients": 25,
         }
+        for name, part in probed.groupby("probe"):
+            expected[f"{name}_probe_balanced_accuracy"] = metrics.balanced_accuracy_score(part["label"], part["guess"])
         numbers = written[task]
         low, high = numbers.pop("balanced_accuracy_low"), numbers.pop("balanced_accuracy_high")
         assert low < numbers["balanced_accuracy"] < high
@@ -187,6 +201,37 @@ def test_page_stands_alone_and_says_what_matters(run):
     assert "methods.simclr.optimizer.learning_rate" in text
 
 
+def test_several_seeds_are_averaged_and_their_spread_is_shown(run):
+    """Each number is the mean of what the seeds give alone; the page says how they were run."""
+    seeds, alone = (4, 5, 7), []
+    for seed in seeds:
+        write_task("pocus", CLASSES["pocus"], np.random.default_rng(seed), (seed,))
+        report.main(**parameters())
+        alone.append(json.loads(Path("reports/metrics.json").read_text())["pocus"])
+    parts = [pd.read_csv(f"reports/{name}/pocus.csv")[:0] for name in ("predictions", "finetune")]
+    for seed in seeds:
+        write_task("pocus", CLASSES["pocus"], np.random.default_rng(seed), (seed,))
+        names = ("predictions", "finetune")
+        parts = [pd.concat([part, pd.read_csv(f"reports/{name}/pocus.csv")]) for name, part in zip(names, parts, strict=True)]
+    for name, part in zip(("predictions", "finetune"), parts, strict=True):
+        part.to_csv(f"reports/{name}/pocus.csv", index=False)
+    changes = {"seeds": [0, 1, 3], "select": "inner_validation", "label_fraction": 0.25}
+    report.main(**parameters(seed=4, finetune=FINETUNE | changes))
+    numbers = json.loads(Path("reports/metrics.json").read_text())["pocus"]
+    assert numbers["clips"] == 40 and numbers["patients"] == 25
+    for name in ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "frame_accuracy", "frame_balanced_accuracy",
+                 "published_protocol_accuracy"):
+        values = [single[name] for single in alone]
+        assert numbers[name] == pytest.approx(np.mean(values), abs=1.1e-4)
+        assert numbers[f"{name}_seed_sd"] == pytest.approx(np.std(values, ddof=1), abs=1.1e-4)
+    page = Path("reports/report.html").read_text(encoding="utf-8")
+    Page(page)
+    shown = f"{100 * numbers['balanced_accuracy']:.1f} ± {100 * numbers['balanced_accuracy_seed_sd']:.1f}"
+    for sentence in (shown, "4; fine-tuning: 4, 5, 7", "Mean ± SD over 3 seeds", "of 25&nbsp;% of each class’s",
+                     "on 20&nbsp;% of each class’s training patients, set aside", "Clips (120)"):
+        assert sentence in page
+
+
 def test_page_escapes_the_names_of_clips_and_lists_what_was_left_out(run):
     edit("data/folds/pocus.csv", lambda table: table.replace({"odd.mp4": f"odd {NASTY}"}))
     report.main(**parameters())
@@ -215,7 +260,7 @@ def test_the_leak_guard_is_counted_and_its_clips_are_named(run):
 
 
 def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
-    report.main(**parameters(collection="raw", finetune={"tasks": ["pocus"], "folds": 5, "init": "random"}))
+    report.main(**parameters(collection="raw", finetune=FINETUNE | {"tasks": ["pocus"], "init": "random"}))
     source = Path("reports/report.html").read_text(encoding="utf-8")
     assert "Simulated clips." not in source and "pretraining below was not used" in source
     assert set(json.loads(Path("reports/metrics.json").read_text())) == {"pocus", "pretrain"}
@@ -223,7 +268,8 @@ def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
 
 def test_a_class_without_clips_is_said_to_be_undefined(run):
     tasks = parameters()["tasks"] | {"pocus": {"classes": [*CLASSES["pocus"], "viral"], "subsets": []}}
-    edit("reports/predictions/pocus.csv", lambda table: table.assign(p_viral=0.0))
+    for name in ("predictions", "probes"):
+        edit(f"reports/{name}/pocus.csv", lambda table: table.assign(p_viral=0.0))
     report.main(**parameters(tasks=tasks))
     assert "auroc" not in json.loads(Path("reports/metrics.json").read_text())["pocus"]
     assert "AUROC is undefined: no clip of class viral." in Path("reports/report.html").read_text(encoding="utf-8")
@@ -276,6 +322,7 @@ MISTAKES = {
         POCUS, lambda table: table.assign(fold=table["fold"].mask(table["clip"] == "pocus 1.mp4", 3))
     ),
     "data/folds/pocus.csv is missing": remove("data/folds/pocus.csv"),
+    "probes/pocus.csv is missing": remove("reports/probes/pocus.csv"),
     "finetune/pocus.csv is missing": remove("reports/finetune/pocus.csv"),
     "pretrain.csv is missing": remove("reports/pretrain.csv"),
     "pairs.csv is missing": remove("reports/pairs.csv"),
@@ -297,8 +344,8 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
 
 
 @pytest.mark.parametrize("key, changes", {
-    "finetune.tasks is empty": {"finetune": {"tasks": [], "folds": 5, "init": "random"}},
-    "finetune.tasks names lung": {"finetune": {"tasks": ["lung"], "folds": 5, "init": "random"}},
+    "finetune.tasks is empty": {"finetune": FINETUNE | {"tasks": []}},
+    "finetune.tasks names lung": {"finetune": FINETUNE | {"tasks": ["lung"]}},
     "report.bootstrap_samples": {"bootstrap_samples": 0},
     "report.confidence": {"confidence": 95.0},
 }.items())

@@ -146,6 +146,48 @@ def test_bootstrap_against_a_loop_over_the_same_resamples():
     assert interval == pytest.approx(np.quantile(values, [0.05, 0.95]))
 
 
+def two_seeds() -> pd.DataFrame:
+    """The same frames, predicted by two seeds."""
+    first, second = predictions(seed=3), predictions(seed=3)
+    second[["p_covid", "p_pneumonia", "p_regular"]] = first[["p_regular", "p_covid", "p_pneumonia"]].to_numpy()
+    return pd.concat([first.assign(seed=8), second.assign(seed=2)])
+
+
+def test_a_resampled_patient_brings_all_seeds():
+    """Against a loop: each resample takes the patients' clips of both seeds, and its value is the mean over the seeds."""
+    table = scores.clip_level(two_seeds())
+    names = sorted(set(groups(table)))
+    draws = np.random.default_rng(7).multinomial(len(names), np.full(len(names), 1 / len(names)), size=40)
+    values = []
+    for draw in draws:
+        drawn = [name for name, times in zip(names, draw, strict=True) for _ in range(times)]
+        resample = pd.concat([table[groups(table) == name] for name in drawn])
+        seeds = [scores.scores(resample[resample["seed"] == seed], CLASSES) for seed in (2, 8)]
+        values.append(np.mean([single["balanced_accuracy"] for single in seeds]))
+    assert scores.bootstrap(table, CLASSES, samples=40, seed=7) == pytest.approx(values)
+
+
+def test_the_seeds_are_scored_apart_and_averaged():
+    frames = two_seeds()
+    clips = scores.clip_level(frames)
+    assert clips["seed"].tolist() == [2] * 40 + [8] * 40
+    each = [scores.clip_level(frames[frames["seed"] == seed]) for seed in (2, 8)]
+    for score in (scores.per_class, scores.by_fold):
+        lines, single = scores.over_seeds(score, clips, CLASSES), [score(table, CLASSES) for table in each]
+        assert list(lines) == list(single[0]) and lines.dtypes.equals(single[0].dtypes)
+        for name in lines.columns[1:]:
+            assert lines[name].to_numpy() == pytest.approx(np.nanmean([table[name] for table in single], axis=0))
+    one = scores.clip_level(predictions())
+    pd.testing.assert_frame_equal(scores.over_seeds(scores.per_class, one, CLASSES), scores.per_class(one, CLASSES))
+
+
+def test_a_probe_is_scored_by_its_balanced_accuracy():
+    tables = {name: scores.clip_level(predictions(seed)) for seed, name in enumerate(("linear", "knn"))}
+    numbers = scores.probes(pd.concat([table.assign(probe=name) for name, table in tables.items()]), CLASSES)
+    assert numbers == {f"{name}_probe_balanced_accuracy": scores.scores(table, CLASSES)["balanced_accuracy"]
+                       for name, table in tables.items()}
+
+
 def test_patients_are_drawn_not_clips():
     labels, guesses = CLASSES * 10, ["covid"] * 30
     one_patient = certain(labels, guesses, ["a"] * 30)

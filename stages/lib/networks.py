@@ -85,6 +85,11 @@ class Classifier(nn.Module):
         parts[part].requires_grad_(True)
         self.linear.requires_grad_(True)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole network under torchvision's key names, the linear layer being the classifier that it ends in."""
+        last = {f"{self.backbone.classifier}.{key}": value for key, value in self.linear.state_dict().items()}
+        return self.backbone.network.state_dict() | last
+
 
 def projection_head(feature_width: int, hidden_width: int, embedding_width: int) -> nn.Sequential:
     """Two linear layers with a ReLU between them (Chen et al. 2020, Sec. 2.1): [B, F] → [B, D], not yet unit length."""

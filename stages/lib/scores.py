@@ -2,7 +2,10 @@
 
 A prediction table has a line per held-out frame: clip, patient, fold, frame, label and a column p_<class> for every
 class. What a table cannot tell is NaN: the AUROC of a class without clips, the precision of a class never predicted.
+With a column `seed` it holds every frame once per seed: each seed is scored on its own, and the scores are averaged.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -13,9 +16,22 @@ from stages.lib.tasks import groups
 
 
 def clip_level(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Mean class probabilities over the frames of every clip: a line per clip, sorted by clip."""
+    """Mean class probabilities over the frames of every clip: a line per seed and clip, sorted by both."""
     probabilities = [column for column in predictions if column.startswith("p_")]
-    return predictions.groupby(["clip", "patient", "fold", "label"], as_index=False)[probabilities].mean()
+    keys = [column for column in ("seed", "clip", "patient", "fold", "label") if column in predictions]
+    return predictions.groupby(keys, as_index=False)[probabilities].mean()
+
+
+def by_seed(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The lines of each seed; all of them where there is no column `seed`."""
+    parts = [part for _, part in table.groupby("seed")] if "seed" in table else [table]
+    return [part.reset_index(drop=True) for part in parts]
+
+
+def over_seeds(score: Callable[..., pd.DataFrame], table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """What `score` (`per_class`, `by_fold`) says of each seed, averaged line by line where it is defined."""
+    lines = pd.concat([score(part, classes) for part in by_seed(table)])
+    return lines.groupby(lines.columns[0], sort=False, as_index=False).mean().astype(lines.dtypes)
 
 
 def predicted(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -76,9 +92,15 @@ def bootstrap(table: pd.DataFrame, classes: list[str], samples: int, seed: int) 
     """Balanced accuracy in `samples` resamples of the patients, drawn with replacement. Returns [samples].
 
     Patients are drawn, never single clips, since the clips of one patient are alike; a clip without a known patient is
-    a patient of its own. A class that a resample misses does not count in its mean recall. Two tables of the same
+    a patient of its own. A patient comes with the predictions of all seeds, and the value is the mean over them. A class
+    that a resample misses does not count in its mean recall. Two tables of the same
     patients and the same seed get the same resamples, so that the difference of their values is a paired bootstrap.
     """
+    return np.mean([_bootstrap(part, classes, samples, seed) for part in by_seed(table)], axis=0)
+
+
+def _bootstrap(table: pd.DataFrame, classes: list[str], samples: int, seed: int) -> np.ndarray:
+    """`bootstrap` of one seed's predictions."""
     label = table["label"].to_numpy()
     actual = label[:, None] == np.asarray(classes)  # N x C
     correct = actual & (predicted(table, classes) == label)[:, None]  # N x C
@@ -104,7 +126,7 @@ def paired_interval(
     """Percentile interval of the difference in balanced accuracy, second − first, over the same resamples of the patients.
 
     Args:
-        first, second: predictions of the same clips, a line each, in the same order.
+        first, second: predictions of the same clips, a line per clip, or per seed and clip.
     """
     tail = (1 - confidence) / 2
     differences = bootstrap(second, classes, samples, seed) - bootstrap(first, classes, samples, seed)
@@ -148,23 +170,49 @@ def summary(
 ) -> dict[str, float]:
     """All numbers of one task, by the names that reports/metrics.json gives them.
 
+    Of several seeds each number is the mean, and <number>_seed_sd the standard deviation over them.
+
     Args:
-        frames: the prediction table, a line per held-out frame.
-        epochs: as `published_protocol` takes it.
+        frames: the prediction table, a line per seed and held-out frame.
+        epochs: as `published_protocol` takes it, of every seed.
         samples, confidence, seed: of the bootstrap interval of the balanced accuracy of the clips.
     """
     clips = clip_level(frames)
-    video, frame = scores(clips, classes), scores(frames, classes)
+    parts = zip(by_seed(frames), by_seed(epochs), strict=True)
+    each = pd.DataFrame([_one_seed(*part, classes) for part in parts])
+    means = each.mean().to_dict()
+    spread = each.drop(columns="fold_sd").std().add_suffix("_seed_sd").to_dict() if len(each) > 1 else {}
     low, high = bootstrap_interval(clips, classes, samples, confidence, seed)
     return {
-        "balanced_accuracy": video.pop("balanced_accuracy"),
+        "balanced_accuracy": means.pop("balanced_accuracy"),
         "balanced_accuracy_low": low,
         "balanced_accuracy_high": high,
+        **means,
+        **spread,
+        "clips": clips["clip"].nunique(),
+        "patients": groups(clips).nunique(),
+    }
+
+
+def _one_seed(frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str]) -> dict[str, float]:
+    """The scores of one seed's predictions."""
+    clips = clip_level(frames)
+    video, frame = scores(clips, classes), scores(frames, classes)
+    return {
+        "balanced_accuracy": video.pop("balanced_accuracy"),
         "fold_sd": float(by_fold(clips, classes)["balanced_accuracy"].std()),  # NaN for a single fold
         **video,
         "frame_accuracy": frame["accuracy"],
         "frame_balanced_accuracy": frame["balanced_accuracy"],
         "published_protocol_accuracy": published_protocol(epochs),
-        "clips": len(clips),
-        "patients": groups(clips).nunique(),
     }
+
+
+def probes(table: pd.DataFrame, classes: list[str]) -> dict[str, float]:
+    """Balanced accuracy of each probe of the frozen features: <probe>_probe_balanced_accuracy.
+
+    Args:
+        table: probe, label, p_<class> of every held-out clip.
+    """
+    parts = table.groupby("probe", sort=False)
+    return {f"{name}_probe_balanced_accuracy": scores(part, classes)["balanced_accuracy"] for name, part in parts}

@@ -26,29 +26,36 @@ def main(first: str, second: str, tasks: list[str]) -> None:
 
 
 def clips(task: str, run: str) -> pd.DataFrame:
-    """The clip-level predictions of a run, a line per clip."""
+    """The clip-level predictions of a run, a line per seed and clip."""
     text = read(f"reports/predictions/{task}.csv", run)
     texts = dict.fromkeys(("clip", "patient", "label"), str)
     return scores.clip_level(pd.read_csv(io.StringIO(text), dtype=texts, keep_default_na=False))
 
 
 def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], samples: int, confidence: float, seed: int) -> str:
-    """The lines on one task.
+    """The lines on one task. With several seeds the balanced accuracies are means over them, and McNemar's test is left out.
 
     Raises:
         UserError: the runs predicted other clips, classes or folds.
     """
-    same = [tables[0][column].equals(tables[1][column]) for column in ("clip", "label", "patient", "fold")]
-    require(list(tables[0]) == list(tables[1]) and all(same), f"{task}: {runs[0]} and {runs[1]} predicted other clips, classes "
+    parts = [scores.by_seed(table) for table in tables]
+    first, second = (seeds[0] for seeds in parts)                   # every seed of a run has the same clips
+    names = [[column for column in table if column.startswith("p_")] for table in tables]
+    same = [first[column].equals(second[column]) for column in ("clip", "label", "patient", "fold")]
+    require(names[0] == names[1] and all(same), f"{task}: {runs[0]} and {runs[1]} predicted other clips, classes "
             "or folds; compare runs that share extract_frames, the task's block, finetune.folds and finetune.fold_seed")
-    classes = [column.removeprefix("p_") for column in tables[0] if column.startswith("p_")]
-    values = [scores.scores(table, classes)["balanced_accuracy"] for table in tables]
+    classes = [column.removeprefix("p_") for column in names[0]]
+    each = [pd.Series([scores.scores(part, classes)["balanced_accuracy"] for part in seeds]) for seeds in parts]
+    values = [of_seeds.mean() for of_seeds in each]
+    spread = [f", SD {of_seeds.std():.3f} over {len(of_seeds)} seeds" if len(of_seeds) > 1 else "" for of_seeds in each]
     low, high = scores.paired_interval(*tables, classes, samples, confidence, seed)
-    only_first, only_second, p = scores.mcnemar(*tables, classes)
     verdict = "within noise" if low <= 0 <= high else f"{runs[1] if low > 0 else runs[0]} is better"
-    return (f"{task}: balanced accuracy {values[0]:.3f} ({runs[0]}), {values[1]:.3f} ({runs[1]}): difference "
-            f"{values[1] - values[0]:+.3f} ({100 * confidence:g} % interval {low:+.3f} to {high:+.3f}), {verdict}\n"
-            f"{' ' * len(task)}  of {len(tables[0])} clips {only_first} are right in {runs[0]} only, {only_second} in "
+    said = (f"{task}: balanced accuracy {values[0]:.3f} ({runs[0]}{spread[0]}), {values[1]:.3f} ({runs[1]}{spread[1]}): "
+            f"difference {values[1] - values[0]:+.3f} ({100 * confidence:g} % interval {low:+.3f} to {high:+.3f}), {verdict}")
+    if any(spread):
+        return said
+    only_first, only_second, p = scores.mcnemar(first, second, classes)
+    return (f"{said}\n{' ' * len(task)}  of {len(first)} clips {only_first} are right in {runs[0]} only, {only_second} in "
             f"{runs[1]} only: McNemar p = {p:.2g}")
 
 
