@@ -5,13 +5,15 @@ import pytest
 
 from stages.lib.folds import parts, with_folds
 from stages.lib.params import UserError
+from stages.lib.tasks import groups
 
 
 def clip_table(patients_of: dict[str, int], clips_each: int = 2) -> pd.DataFrame:
     """`clips_each` clips of each of so many patients per class, and a clip that is left out."""
     rows = [{"clip": f"{label} {number} {clip}", "patient": f"{label} {number}", "label": label, "left_out": ""}
             for label, count in patients_of.items() for number in range(count) for clip in range(clips_each)]
-    return pd.DataFrame([*rows, {"clip": "odd", "patient": "", "label": "odd", "left_out": "no class"}])
+    table = pd.DataFrame([*rows, {"clip": "odd", "patient": "", "label": "odd", "left_out": "no class"}])
+    return table.assign(group=groups(table))
 
 
 def test_patients_are_whole_and_every_fold_has_its_share_of_each_class():
@@ -25,6 +27,7 @@ def test_patients_are_whole_and_every_fold_has_its_share_of_each_class():
 
 def test_clips_of_unknown_patients_are_groups_of_their_own():
     table = clip_table({"ill": 3, "well": 3}, clips_each=1).assign(patient="")
+    table["group"] = groups(table)
     assert sorted(with_folds(table, "toy", 3, 0)["fold"].dropna()) == [0, 0, 1, 1, 2, 2]
 
 

@@ -1,19 +1,20 @@
 """How long the published runs take on this device: USCL on a set of US-4's size, and the fine-tuning of POCUS.
 
-Both are random frames of 224 px in the published numbers. Unless they are run in full, a few steps and one look at the
-held-out part are timed, and multiplied.
+Random frames, of the published number and size. Unless they are run in full, a few steps and one look at the held-out part are
+timed, and multiplied.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import torch
 
-from stages import finetune, pretrain
+from stages import pretrain
 from stages.lib import store
 from stages.lib.clip_set import ClipSet
+from stages.lib.fine_tuning import Frames, Recipe, fit, predict
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.probe import held_out_loss
 from stages.lib.training import descent, generator
@@ -50,13 +51,6 @@ def seconds(where: torch.device, work: Callable) -> float:
     return time.perf_counter() - start
 
 
-def multiplied(where: torch.device, steps: Iterator, total: int, timed: int = 5) -> float:
-    """Seconds of `total` steps, from a few after two that warm up."""
-    for _ in range(2):
-        next(steps)
-    return seconds(where, lambda: [next(steps) for _ in range(timed)]) / timed * total
-
-
 def pretraining(where: torch.device, blocks: dict, views: dict, full: bool) -> float:
     """Seconds of USCL's 300 epochs of ResNet-18 on US-4, the held-out loss after each among them."""
     train, held_out = clip_sets(US4_CLIPS, US4_FRAMES, where)
@@ -81,27 +75,33 @@ def pretraining(where: torch.device, blocks: dict, views: dict, full: bool) -> f
 
 def finetuning(where: torch.device, settings: dict, full: bool) -> float:
     """Seconds of POCUS's five folds of 100 epochs, the last block alone, the held-out fold predicted after every epoch."""
-    frames = torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where)
-    labels = torch.arange(POCUS_FRAMES, device=where) % 3
-    views = Views(**settings["views"])
-    folds = POCUS_FOLDS if full else 1
-    total, epochs = 0.0, POCUS_EPOCHS if full else 1
-    for fold in range(folds):
-        network = Classifier(Backbone("resnet18"), 3).to(where)
-        network.train_only("last_block")
-        training = torch.arange(POCUS_FRAMES, device=where) % POCUS_FOLDS != fold
-        few = training & (torch.arange(POCUS_FRAMES, device=where) < (POCUS_FRAMES if full else 12 * BATCH))
-        losses = finetune.train(network, frames, labels, few, views, settings["optimizer"], epochs, BATCH, generator(0, where))
-        held_out = frames[~training]
+    views, optimizer = Views(**settings["views"]), settings["optimizer"]
+    classes, rows = ["covid", "pneumonia", "regular"], torch.arange(POCUS_FRAMES, device=where)
+    recipe = Recipe("resnet18", "random", "last_block", classes, POCUS_EPOCHS, BATCH, optimizer, views)
+    frames = Frames(torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where), rows % len(classes), pd.DataFrame())
 
-        def run(losses=losses, network=network) -> None:
-            for _ in losses:
-                if full:
-                    finetune.predict(network, held_out, views)
+    def look(network: Classifier, fold: int) -> None:
+        predict(network, frames, rows[rows % POCUS_FOLDS == fold], views)
 
-        part = seconds(where, run)
-        if not full:
-            share = int(training.sum()) / int(few.sum())
-            part = POCUS_FOLDS * POCUS_EPOCHS * (part * share + seconds(where, lambda: finetune.predict(network, held_out, views)))
-        total += part
-    return total
+    def fold(number: int) -> None:
+        for network, _ in fit(recipe, frames, rows[rows % POCUS_FOLDS != number], number):
+            look(network, number)
+
+    if full:
+        return seconds(where, lambda: [fold(number) for number in range(POCUS_FOLDS)])
+    epochs = fit(recipe, frames, rows[: 6 * BATCH], 0)              # of six steps each
+    network, _ = next(epochs)
+    steps = POCUS_FRAMES * (POCUS_FOLDS - 1) / POCUS_FOLDS / BATCH
+    epoch = seconds(where, lambda: next(epochs)) / 6 * steps + seconds(where, lambda: look(network, 0))
+    return POCUS_FOLDS * POCUS_EPOCHS * epoch
+
+
+def times(where: torch.device, params: dict, full: bool) -> dict[str, float]:
+    """Seconds of each published run, with its name."""
+    size = f"ResNet-18, {SIZE_PX} px"
+    return {
+        f"USCL, US-4 size ({US4_CLIPS:,} clips, {US4_FRAMES:,} frames), {size}, {US4_EPOCHS} epochs":
+            pretraining(where, params["methods"], params["views"], full),
+        f"POCUS fine-tuning ({POCUS_FRAMES:,} frames), {size}, {POCUS_FOLDS} folds of {POCUS_EPOCHS} epochs":
+            finetuning(where, params["finetune"], full),
+    }

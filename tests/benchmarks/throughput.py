@@ -4,9 +4,13 @@
     loop      the real loop: shuffling, picking, converting, augmenting, and the same
     ratio     loop / ceiling
     simclr    seconds of a step of the method / of SimCLR with the same batch
+    memory    GiB: on a GPU the most that a step of the loop needed, beside the models of the other rows; on a CPU the most that
+              the process has had so far, all rows together
 
-With --others, on the same frames, what a user would otherwise write in single precision: `lightly` (its SimCLR transform and
-loss, a DataLoader) and `torchvision` (the views of simclr's block as its transforms, frame by frame, a DataLoader).
+With --pipeline semantic the views are those of `views.semantic`. Last comes the time of the published runs
+(published_scale.py): extrapolated, or with --full run. With --others, on the same frames, what a user would otherwise write
+in single precision: `lightly` (its SimCLR transform and loss, a DataLoader) and `torchvision` (the views of simclr's block as
+its transforms, frame by frame, a DataLoader).
 Needs neither DVC nor data: frames of the asked size are made. All kinds take turns, step by step, so that a busy machine
 slows all of them; medians are printed. An image is a view that passes a backbone, be it a key encoder.
 """
@@ -14,6 +18,7 @@ slows all of them; medians are printed. An image is a view that passes a backbon
 import argparse
 import json
 import math
+import resource
 import statistics
 import time
 from collections.abc import Iterator
@@ -36,6 +41,7 @@ from stages.lib.losses import nt_xent
 from stages.lib.networks import Backbone, projection_head, unit
 from stages.lib.processes import workers
 from stages.lib.training import descent, device, generator, set_learning_rate
+from tests.benchmarks import published_scale
 
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -54,22 +60,23 @@ def clip_sets(size_px: int, where: torch.device) -> list[ClipSet]:
     return [ClipSet(store.Store(noise, rows, table), split, where) for split in ("train", "held_out")]
 
 
-def method_steps(name: str, sets: list[ClipSet], batch: int, where: torch.device, augmented: bool) -> Iterator[int]:
+def method_steps(
+    name: str, pipeline: str, sets: list[ClipSet], batch: int, where: torch.device, augmented: bool
+) -> Iterator[int]:
     """Steps of the real loop, or of its arithmetic alone; yields the images of each."""
     torch.manual_seed(0)
-    model = pretrain.build(name, BLOCKS, VIEWS, Backbone("resnet18"), *sets).to(where).train()
+    model = pretrain.build(name, BLOCKS, VIEWS | {"pipeline": pipeline}, Backbone("resnet18"), *sets).to(where).train()
     model.progress = 1.0 - 1e-6         # the dearest part of a curriculum
     optimizer, schedule = descent(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
     images = []
     for part in model.modules():
         if isinstance(part, Backbone):
-            part.register_forward_pre_hook(lambda _, frames: images.append(len(frames[0])))
+            part.register_forward_pre_hook(lambda _, frames: images.append(math.prod(frames[0].shape[:-3])))
     draw = generator(0, where)
     batches = sets[0].batches(batch, model.pick, draw, steps=10**4)
     fixed = next(batches)
     if not augmented:
-        type_of = type("Fixed", (type(model.views),), {"__call__": lambda self, frames, draw: frames})
-        model.views.__class__ = type_of
+        model.augment = lambda frames, clips, generator, dim=0: frames
     while True:
         frames, clips = next(batches) if augmented else fixed
         set_learning_rate(optimizer, 1e-4 * schedule(0))
@@ -127,18 +134,23 @@ def loader_steps(kind: str, sets: list[ClipSet], size_px: int, batch: int, where
         yield 2 * len(left)
 
 
-def measure(running: dict[str, Iterator[int]], repeats: int, where: torch.device) -> dict[str, tuple[float, int]]:
-    """Median seconds and the images of a step of each kind, after two that warm up."""
-    seconds, images = {name: [] for name in running}, {}
+def measure(running: dict[str, Iterator[int]], repeats: int, where: torch.device) -> dict[str, tuple[float, int, float]]:
+    """Median seconds, the images and the GiB of a step of each kind, after two that warm up."""
+    seconds, images, memory = {name: [] for name in running}, {}, {}
     for repeat in range(repeats + 2):
         for name, stepping in running.items():
+            if where.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
             images[name] = next(stepping)
             if where.type == "cuda":
                 torch.cuda.synchronize()
             if repeat > 1:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: (statistics.median(seconds[name]), images[name]) for name in running}
+            gpu = where.type == "cuda"
+            memory[name] = (torch.cuda.max_memory_allocated() / 2**30 if gpu else
+                            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)     # Linux counts KiB
+    return {name: (statistics.median(seconds[name]), images[name], memory[name]) for name in running}
 
 
 def main() -> None:
@@ -150,33 +162,37 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=everything, choices=everything)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--others", action="store_true", help="also the loops of lightly and torchvision")
+    parser.add_argument("--pipeline", default="published", choices=pretrain.PIPELINES)
+    parser.add_argument("--full", action="store_true", help="run the published runs in full")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     options = parser.parse_args()
     where, rows = torch.device(options.device), []
     print(f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, medians of {options.repeats} steps")
-    print(f"{'method':16}{'px':>5}{'batch':>6}{'ceiling':>9}{'loop':>9}{'ratio':>7}{'simclr':>8}   images/s")
+    print(f"{'method':16}{'px':>5}{'batch':>6}{'ceiling':>9}{'loop':>9}{'ratio':>7}{'simclr':>8}{'memory':>8}   images/s, GiB")
     for size_px in options.sizes:
         sets = clip_sets(size_px, where)
         for batch in options.batches:
             running = {}
             for name in ["simclr", *(name for name in options.methods if name != "simclr")]:
                 for kind in ("ceiling", "loop"):
-                    running[f"{name} {kind}"] = method_steps(name, sets, batch, where, kind == "loop")
+                    running[f"{name} {kind}"] = method_steps(name, options.pipeline, sets, batch, where, kind == "loop")
             if options.others:
                 running |= {name: loader_steps(name, sets, size_px, batch, where) for name in ("lightly", "torchvision")}
             times = measure(running, options.repeats, where)
             unit_step = times["simclr loop"][0]
             for name in dict.fromkeys(key.split()[0] for key in running):
                 ceiling = times.get(f"{name} ceiling")
-                step, images = times.get(f"{name} loop", times.get(name))
+                step, images, memory = times.get(f"{name} loop", times.get(name))
                 loop, most = images / step, ceiling[1] / ceiling[0] if ceiling else math.nan
-                row = {"ceiling": most, "loop": loop, "ratio": loop / most, "simclr": step / unit_step}
-                numbers = f"{most:9.0f}{loop:9.0f}{loop / most:7.2f}{step / unit_step:8.2f}"
+                row = {"ceiling": most, "loop": loop, "ratio": loop / most, "simclr": step / unit_step, "memory_gib": memory}
+                numbers = f"{most:9.0f}{loop:9.0f}{loop / most:7.2f}{step / unit_step:8.2f}{memory:8.1f}"
                 print(f"{name:16}{size_px:5}{batch:6}{numbers}", flush=True)
                 known = {key: value for key, value in row.items() if not math.isnan(value)}
                 rows.append({"method": name, "size_px": size_px, "batch": batch, "device": options.device} | known)
-    if where.type == "cuda":
-        print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+    how = "run in full" if options.full else "extrapolated"
+    for run, seconds in published_scale.times(where, PARAMS, options.full).items():
+        print(f"{run}: {seconds:,.0f} s, {how}")
+        rows.append({"run": run, "device": options.device, "seconds": seconds, "full": options.full})
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
