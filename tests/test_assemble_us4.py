@@ -85,7 +85,7 @@ def test_the_seed_decides_the_split(sources):
         ({"sources": []}, "assemble_us4.sources is empty"),
         ({"sources": ["clust"]}, "add clust to extract_frames.sources"),
         ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
-        ({"finetune": {"tasks": ["busi"]}}, "add busi to extract_frames.sources"),
+        ({"finetune": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
         ({"tasks": {}}, "tasks has no such block"),
         ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung must be a list"),
         ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "it needs two classes"),
