@@ -11,18 +11,17 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.model_selection import StratifiedGroupKFold
 
-from stages.lib import checkpoint, store
+from stages.lib import checkpoint
+from stages.lib.folds import check_apart, load_frames, with_folds
 from stages.lib.initial import initialise, named_file
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
-from stages.lib.tasks import groups, task_clips
+from stages.lib.tasks import task_clips
 from stages.lib.training import descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
 
@@ -99,37 +98,6 @@ def main(
 
     write(task, clips, table, classes, predicted, rows)
     resume.remove()
-
-
-def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd.DataFrame:
-    """The clip table with a column `fold`: patients whole, classes in like parts; <NA> for clips that are left out.
-
-    Raises:
-        UserError: fewer patients than folds.
-    """
-    used = clips[clips["left_out"] == ""]
-    patients = groups(used)
-    require(2 <= folds <= patients.nunique(), f"params.yaml: finetune.folds is {folds}; task {task} has "
-            f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
-    division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
-    fold = pd.Series(pd.NA, index=clips.index, dtype="Int64")
-    for number, (_, held_out) in enumerate(division):
-        fold[used.index[held_out]] = number
-    return clips.assign(fold=fold)
-
-
-def load_frames(task: str, clips: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:
-    """The frames of the clips that have a fold, [N, 1, H, W] uint8, and a row each: clip, frame, patient, label, fold."""
-    data = store.read(f"data/frames/{task}")
-    used = clips.loc[clips["left_out"] == "", ["clip", "patient", "label", "fold"]]
-    table = data.frame_table.merge(used.assign(group=groups(used)), on="clip", sort=False).sort_values("row")
-    return torch.from_numpy(data.frames[table["row"].to_numpy()]).unsqueeze(1), table.reset_index(drop=True)
-
-
-def check_apart(table: pd.DataFrame, held_out: np.ndarray) -> None:
-    """Raise AssertionError if a patient has frames on both sides of the split."""
-    both = set(table["group"][held_out]) & set(table["group"][~held_out])
-    assert not both, f"patients on both sides of a fold: {sorted(both)}"
 
 
 def train(
