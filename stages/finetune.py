@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.lib import checkpoint
-from stages.lib.folds import check_apart, load_frames, with_folds
+from stages.lib.folds import check_apart, load_frames, require_all, with_folds
 from stages.lib.initial import initialise, named_file
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import checked, require, run
@@ -58,11 +58,9 @@ def main(
     initialise(Backbone(arch), init, "finetune.init")
     require(epochs > 0, f"params.yaml: finetune.epochs is {epochs}; it must be at least 1")
     require(batch_size > 1, f"params.yaml: finetune.batch_size is {batch_size}; it must be at least 2")
-    clips = with_folds(task_clips(task, tasks), task, folds, fold_seed)
+    clips = with_folds(task_clips(task, tasks), task, folds, fold_seed, "finetune")
     classes = tasks[task]["classes"]
-    absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
-    require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
-            f"tasks.{task}.classes or add clips")
+    require_all(clips, task, classes)
     where = device()
     frames, table = load_frames(task, clips)
     frames = frames.to(where)                                                   # N x 1 x H x W, uint8

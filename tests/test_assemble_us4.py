@@ -11,7 +11,8 @@ from stages.lib.params import UserError
 CLASSES = {"lung_normal": ["butterfly/Reg"], "lung_abnormal": ["butterfly/Cov", "lusms/b_lines"]}
 TASKS = {"pocus": {"classes": ["covid", "regular"], "subsets": ["convex"]}}
 SETTINGS = {"seed": 0, "sources": ["butterfly", "lusms"], "held_out_fraction": 0.25, "classes": CLASSES,
-            "extract_frames": {"sources": ["butterfly", "lusms", "pocus"]}, "finetune": {"tasks": ["pocus"]}, "tasks": TASKS}
+            "extract_frames": {"sources": ["butterfly", "lusms", "pocus"]}, "finetune": {"tasks": ["pocus"]},
+            "segment": {"tasks": []}, "tasks": TASKS}
 
 
 @pytest.fixture
@@ -86,6 +87,7 @@ def test_the_seed_decides_the_split(sources):
         ({"sources": ["clust"]}, "add clust to extract_frames.sources"),
         ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
         ({"finetune": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
+        ({"segment": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
         ({"tasks": {}}, "tasks has no such block"),
         ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung must be a list"),
         ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "it needs two classes"),

@@ -10,7 +10,7 @@ from stages.lib.params import require
 from stages.lib.tasks import groups
 
 
-def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd.DataFrame:
+def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int, stage: str) -> pd.DataFrame:
     """The clip table with a column `fold`: patients whole, classes in like parts; <NA> for clips that are left out.
 
     Raises:
@@ -18,13 +18,20 @@ def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd
     """
     used = clips[clips["left_out"] == ""]
     patients = groups(used)
-    require(2 <= folds <= patients.nunique(), f"params.yaml: finetune.folds is {folds}; task {task} has "
+    require(2 <= folds <= patients.nunique(), f"params.yaml: {stage}.folds is {folds}; task {task} has "
             f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
     division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
     fold = pd.Series(pd.NA, index=clips.index, dtype="Int64")
     for number, (_, held_out) in enumerate(division):
         fold[used.index[held_out]] = number
     return clips.assign(fold=fold)
+
+
+def require_all(clips: pd.DataFrame, task: str, classes: list) -> None:
+    """Raise UserError if a class of the task has no clip."""
+    absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
+    require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
+            f"tasks.{task}.classes or add clips")
 
 
 def load_frames(task: str, clips: pd.DataFrame) -> tuple[torch.Tensor, pd.DataFrame]:

@@ -21,6 +21,7 @@ from stages.lib.params import UserError
 TEXT = dict.fromkeys(
     "clip path patient label subset masks source checksum left_out split pooled_class outcome reason names".split(), str
 )
+NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity"]  # columns where an empty field is NaN
 
 
 class Store(NamedTuple):
@@ -47,7 +48,7 @@ def read(folder: str | Path) -> Store:
 
 def table(path: str | Path) -> pd.DataFrame:
     """Read a csv whose text columns (ids, labels, reasons) stay text, an empty field being the empty string."""
-    return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values={"fps": "", "time_s": "", "fold": ""})
+    return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""))
 
 
 @contextmanager

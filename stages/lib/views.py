@@ -47,10 +47,21 @@ class Views:
 
     def __call__(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One view of each frame, not yet normalised: [B, 1, H, W] in 0…1 → the same shape and range."""
+        return self.jitter(resized_crop(frames, *self.placing(frames, generator)), generator)
+
+    def with_masks(
+        self, frames: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One view of each frame, and its mask [B, 1, H, W] (whole numbers) cropped and flipped with it."""
+        boxes, flips = self.placing(frames, generator)
+        placed = resized_crop(masks.float(), boxes, flips, "nearest").to(masks.dtype)
+        return self.jitter(resized_crop(frames, boxes, flips), generator), placed
+
+    def placing(self, frames: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The crop of each sample [B, 4] and whether it is flipped [B]."""
         height, width = frames.shape[-2:]
-        boxes = self.boxes(len(frames), height, width, generator)                        # B x 4
-        flips = _uniform(len(frames), generator=generator) < self.flip_probability       # B
-        return self.jitter(resized_crop(frames, boxes, flips), generator)
+        boxes = self.boxes(len(frames), height, width, generator)
+        return boxes, _uniform(len(frames), generator=generator) < self.flip_probability
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
         """Grey values 0…1 to zero mean and unit spread, as `mean` and `std` say."""
@@ -89,13 +100,16 @@ class Views:
         return frames
 
 
-def resized_crop(frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
-    """Crop, resize back (bilinear) and flip, each sample by its own box, in one `grid_sample`.
+def resized_crop(
+    frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, interpolation: str = "bilinear"
+) -> torch.Tensor:
+    """Crop, resize back and flip, each sample by its own box, in one `grid_sample`.
 
     Args:
         frames: [B, 1, H, W].
         boxes: left, top, width, height in pixels, [B, 4].
         flips: which samples are mirrored left to right, [B].
+        interpolation: bilinear, or nearest, for masks.
     """
     height, width = frames.shape[-2:]
     across = _positions(boxes[:, 0], boxes[:, 2], width)                                 # B x W
@@ -103,7 +117,8 @@ def resized_crop(frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor)
     across = torch.where(flips[:, None], across.flip(1), across)
     x = ((2 * across + 1) / width - 1)[:, None, :].expand(-1, height, -1)                # grid_sample's −1…1
     y = ((2 * down + 1) / height - 1)[:, :, None].expand(-1, -1, width)
-    return F.grid_sample(frames, torch.stack([x, y], -1).to(frames.dtype), padding_mode="border", align_corners=False)
+    grid = torch.stack([x, y], -1).to(frames.dtype)
+    return F.grid_sample(frames, grid, interpolation, padding_mode="border", align_corners=False)
 
 
 def _positions(start: torch.Tensor, length: torch.Tensor, points: int) -> torch.Tensor:
