@@ -241,8 +241,8 @@ def test_the_pretraining_figures_are_drawn_where_there_is_something_to_draw(run)
 def test_segmentation_in_the_metrics_and_on_the_page(run):
     rng = np.random.default_rng(0)
     images = pd.DataFrame({"clip": [f"{number}.png" for number in range(12)], "patient": "", "fold": [0, 1] * 6,
-                           "label": "benign", "lesions": 1, "found": [1, 0] * 6, "predicted": 1, "dice": rng.random(12).round(3),
-                           "precision": [math.nan, *rng.random(11).round(3)], "sensitivity": 0.5})
+                           "label": "benign", "lesions": 1, "found": [1, 0] * 6, "predicted": 1,
+                           "dice": rng.random(12).round(3), "precision": [math.nan, *rng.random(11)], "sensitivity": 0.5})
     images.to_csv("reports/predictions/breast_segmentation.csv", index=False)
     images.assign(left_out="").to_csv("data/folds/breast_segmentation.csv", index=False)
     precisions = pd.DataFrame({"fold": [0, 1], "mask_ap": [0.2, 0.3], "mask_ap50": 0.6, "box_ap": 0.1, "box_ap50": 0.55})
