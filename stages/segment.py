@@ -18,25 +18,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import masks_to_boxes
+from torchvision.models.detection import MaskRCNN
 
 from stages.lib import checkpoint, masks
 from stages.lib.folds import check_apart, load_frames, require_all, with_folds
 from stages.lib.initial import initialise, named_file
+from stages.lib.mask_rcnn import mask_rcnn, targets
 from stages.lib.networks import Backbone
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
 from stages.lib.tasks import task_clips
 from stages.lib.training import descent, device, generator, progress, set_learning_rate
 from stages.lib.views import Views
-
-CLASSES = 2  # background, lesion
-LEVELS = 5  # of the feature pyramid: the four blocks of a ResNet, and the last one pooled (Lin et al. 2017)
 
 
 def main(
@@ -70,7 +63,7 @@ def main(
         batch_size: images per step.
         input_px: side to which the network enlarges an image.
         pyramid_width: channels of the feature pyramid and of the heads on it.
-        anchors: side of the anchor boxes on each of the LEVELS, as fractions of the image's.
+        anchors: side of the anchor boxes on each of the five levels, as fractions of the image's.
         proposals: regions per image that go on from the first stage to the second.
         score_threshold: of the detections whose union is the predicted mask; the APs take all.
         optimizer: {name, learning_rate, weight_decay, …}.
@@ -80,13 +73,11 @@ def main(
     arch = checkpoint.facts()["arch"]
     settings = {"init": init, "trainable": trainable, "input_px": input_px, "pyramid_width": pyramid_width,
                 "anchors": anchors, "proposals": proposals}
-    least = {"epochs": (epochs, 1), "batch_size": (batch_size, 2), "input_px": (input_px, 32),
-             "pyramid_width": (pyramid_width, 1), "proposals": (proposals, 1)}
-    for name, (value, low) in least.items():
-        require(value >= low, f"params.yaml: segment.{name} is {value}; it must be at least {low}")
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 2)):
+        require(value >= least, f"params.yaml: segment.{name} is {value}; it must be at least {least}")
     require(0 < score_threshold < 1, f"params.yaml: segment.score_threshold is {score_threshold}; it must lie between 0 and 1")
     views = Views(**checked(Views, views, {key: f"segment.views.{key}" for key in views}))
-    mask_rcnn(arch, views=views, **settings)
+    build(arch, views=views, **settings)
     clips = with_folds(task_clips(task, tasks), task, folds, fold_seed, "segment")
     require_all(clips, task, tasks[task]["classes"])
     stored = Path(f"data/frames/{task}/masks.npy")
@@ -111,7 +102,7 @@ def main(
         held_out = table["fold"].to_numpy(dtype=int) == fold
         check_apart(table, held_out)
         torch.manual_seed(seed * folds + fold)
-        network = mask_rcnn(arch, views=views, **settings).to(where)
+        network = build(arch, views=views, **settings).to(where)
         draw = generator(seed * folds + fold, where)
         training = [part[torch.from_numpy(~held_out).to(where)] for part in data]
         losses = []
@@ -129,40 +120,11 @@ def main(
     resume.remove()
 
 
-def mask_rcnn(
-    arch: str, init: str, trainable: str, input_px: int, pyramid_width: int, anchors: list, proposals: int, views: Views
-) -> MaskRCNN:
-    """Mask R-CNN (He et al. 2017) for one kind of object, with torchvision's feature pyramid and heads on our backbone.
-
-    The heads are as narrow as the pyramid; with a `pyramid_width` of 256 they are the published ones.
-
-    Raises:
-        UserError: a backbone that is no ResNet, a wrong `init`, `trainable` or `anchors`, or no proposals.
-    """
+def build(arch: str, init: str, trainable: str, views: Views, **sizes) -> MaskRCNN:
+    """Mask R-CNN on a backbone with its first weights, of which only `trainable` trains; `sizes` as lib/mask_rcnn.py says."""
     backbone = initialise(Backbone(arch), init, "segment.init")
-    require(isinstance(backbone.network, torchvision.models.ResNet), f"params.yaml: pretrain.arch is {arch!r}; segment needs a "
-            "ResNet, resnet18 or another")
     backbone.train_only(trainable, "segment.trainable")
-    fractions = all(isinstance(size, (int, float)) and 0 < size <= 1 for size in anchors)
-    require(fractions and len(anchors) == LEVELS, f"params.yaml: segment.anchors is {anchors}; it needs {LEVELS} numbers, each "
-            "above 0 and up to 1")
-    layers = {f"layer{number}": str(number - 1) for number in range(1, LEVELS)}
-    widths = [backbone.network.inplanes >> halvings for halvings in (3, 2, 1, 0)]
-    return MaskRCNN(
-        BackboneWithFPN(backbone.network, layers, widths, pyramid_width),
-        box_head=TwoMLPHead(pyramid_width * 7**2, 4 * pyramid_width),           # of regions resampled to 7 x 7
-        box_predictor=FastRCNNPredictor(4 * pyramid_width, CLASSES),
-        mask_head=MaskRCNNHeads(pyramid_width, [pyramid_width] * 4, 1),
-        mask_predictor=MaskRCNNPredictor(pyramid_width, pyramid_width, CLASSES),
-        min_size=input_px,
-        max_size=input_px,
-        image_mean=[views.mean] * 3,
-        image_std=[views.std] * 3,
-        rpn_anchor_generator=AnchorGenerator(tuple((size * input_px,) for size in anchors), ((0.5, 1.0, 2.0),) * LEVELS),
-        rpn_post_nms_top_n_train=proposals,
-        rpn_post_nms_top_n_test=proposals,
-        box_batch_size_per_image=proposals,
-    )
+    return mask_rcnn(backbone, mean=views.mean, std=views.std, **sizes)
 
 
 def train(
@@ -196,18 +158,6 @@ def train(
         mean = float(total) / rows_per_epoch
         require(math.isfinite(mean), f"the loss is {mean} after epoch {epoch}; lower segment.optimizer.learning_rate")
         yield mean
-
-
-def targets(lesions: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-    """What Mask R-CNN learns of each lesion map [B, 1, H, W]: boxes [K, 4], labels [K] and masks [K, H, W]."""
-    found = []
-    for image in lesions:
-        numbers = image.unique()
-        inside = image == numbers[numbers > 0][:, None, None]                   # K x H x W
-        boxes = masks_to_boxes(inside) + image.new_tensor([0, 0, 1, 1])         # to the last pixel's far edge
-        found.append({"boxes": boxes.float(), "labels": torch.ones_like(numbers[numbers > 0], dtype=torch.long),
-                      "masks": inside.to(torch.uint8)})
-    return found
 
 
 @torch.no_grad()

