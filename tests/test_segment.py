@@ -101,6 +101,20 @@ def test_scores_are_those_of_the_detections_that_are_written(toy, monkeypatch):
     assert pd.read_csv(NAMES[3]).iloc[1][list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_network_trains_on_the_other_folds_and_predicts_its_own(toy, monkeypatch):
+    frames, maps = discs(12)
+    seen = []
+    monkeypatch.setattr(segment, "train", lambda net, *data: seen.append(data[:2]) or iter([0.0]))
+    monkeypatch.setattr(segment, "predict", lambda net, frames, images, size: seen.append((frames, images)) or [])
+    segment.main(**SETTINGS)
+    fold = pd.read_csv(NAMES[1])["fold"].to_numpy()
+    for number, (trained, predicted) in enumerate(zip(seen[::2], seen[1::2], strict=True)):
+        inside = np.flatnonzero(fold == number)
+        others = np.flatnonzero(fold != number)
+        assert np.array_equal(trained[0][:, 0], frames[others]) and np.array_equal(trained[1][:, 0], maps[others])
+        assert np.array_equal(predicted[0][:, 0], frames[inside]) and predicted[1] == inside.tolist()
+
+
 def test_targets_are_boxes_and_masks_of_each_lesion():
     maps = torch.zeros(2, 1, 10, 12, dtype=torch.uint8)
     maps[0, 0, 2:5, 3:9], maps[0, 0, 6, 11] = 2, 5
