@@ -30,6 +30,7 @@ def main(
     copy_distance: dict,
     extract_frames: dict,
     finetune: dict,
+    segment: dict,
     tasks: dict,
 ) -> None:
     """Assemble the pretraining set (US-4 of Chen et al. 2021 where the sources are its four).
@@ -41,20 +42,22 @@ def main(
         classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
         copy_distance: {clips, stills} of clips that are taken for copies of an evaluation clip (stages/lib/copies.py).
         extract_frames: {sources}: those that have been extracted.
-        finetune: {tasks}: those whose clips must not enter.
+        finetune, segment: {tasks}: those whose clips must not enter.
         tasks: classes and subsets of each task.
     """
     require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
     require(0 < held_out_fraction < 1, f"params.yaml: assemble_us4.held_out_fraction is {held_out_fraction}; it needs 0 … 1")
     single = [name for name, labels in classes.items() if not isinstance(labels, list)]
     require(not single, f"params.yaml: assemble_us4.classes.{''.join(single[:1])} must be a list of source/label")
-    wanted = [*sources, *finetune["tasks"]]
+    evaluations = list(dict.fromkeys(finetune["tasks"] + segment["tasks"]))
+    wanted = [*sources, *evaluations]
     absent = [name for name in wanted if name not in extract_frames["sources"]]
-    require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4 or finetune asks for it")
+    require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4, finetune or segment "
+            "asks for it")
     same = copies.limits(copy_distance)
 
     rng = np.random.default_rng(seed)
-    evaluated = evaluation_clips(finetune["tasks"], tasks)
+    evaluated = evaluation_clips(evaluations, tasks)
     clips = pd.concat([read_source(source, classes, evaluated, same, held_out_fraction, rng) for source in sources])
     clips = clips.reset_index(drop=True)
     if not (clips["left_out"] == "").any():

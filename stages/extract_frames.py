@@ -2,6 +2,7 @@
 
 reads   data/<collection>/<source>/        video files, folders of images, still images (see stages/sources/<source>.py)
 writes  data/frames/<source>/frames.npy    uint8 [N, size_px, size_px], clips by id, the frames of a clip in time order
+        data/frames/<source>/masks.npy     uint8 as frames.npy, where the source has masks: 0, or which lesion, from 1
         data/frames/<source>/frames.csv    row, clip, frame (number in the clip), time_s (empty where unknown)
         data/frames/<source>/clips.csv     a line per clip, left out or not: the source's table, with fps as used;
                                            COLUMNS; left_out, the reason in words
@@ -81,7 +82,7 @@ def extract_all(
     """
     todo = [clip for clip in table.itertuples() if not clip.left_out]
     todo.sort(key=lambda clip: -_bytes(Path(clip.path)))  # the longest first: no straggler at the end
-    jobs = {clip.Index: (Path(clip.path), clip.fps, folder / f"{clip.Index}.npy") for clip in todo}
+    jobs = {clip.Index: (Path(clip.path), clip.fps, folder / f"{clip.Index}", _masks(clip)) for clip in todo}
     work = partial(
         extract, rate_hz=frame_rate_hz, most=max_frames_per_clip, assumed_hz=assumed_frame_rate_hz, size_px=size_px
     )
@@ -91,8 +92,14 @@ def extract_all(
     return _join(folder, clips, size_px)
 
 
-def extract(path: Path, fps: float, target: Path, rate_hz: float, most: int, assumed_hz: float, size_px: int) -> dict:
-    """Write the frames of one clip to `target` (npy); return its columns, and `rows`: (frame, time_s) of each."""
+def extract(
+    path: Path, fps: float, target: Path, masks: list[Path], rate_hz: float, most: int, assumed_hz: float, size_px: int
+) -> dict:
+    """Write the frames of one clip to <target>.frames.npy, those of its masks (of a still image) to <target>.masks.npy.
+
+    Returns:
+        The clip's columns, and `rows`: (frame, time_s) of each frame.
+    """
     if not path.exists():
         return {"left_out": "the file is missing"}
     if not _bytes(path):
@@ -114,9 +121,29 @@ def extract(path: Path, fps: float, target: Path, rate_hz: float, most: int, ass
     if not lit:
         return facts | {"left_out": "all frames are black"}
     chosen = sampling.spread(lit, most)
-    np.save(target, np.stack([squares[index] for index in chosen]))
+    if masks:
+        np.save(f"{target}.masks.npy", lesions(masks, (height, width), area, size_px)[None])
+    np.save(f"{target}.frames.npy", np.stack([squares[index] for index in chosen]))
     rows = [(sample.frames[index].number, sample.frames[index].time_s) for index in chosen]
     return facts | {"frames_kept": len(chosen), "rows": rows}
+
+
+def lesions(masks: list[Path], shape: tuple[int, int], area: fan.Fan, size_px: int) -> np.ndarray:
+    """The masks, cropped and scaled as their image, in one: 0, or the number of the lesion that covers half of the pixel.
+
+    Lesions count from 1 in the order of their files; where two overlap, the later one has the pixel. uint8 [size_px, size_px].
+
+    Raises:
+        ValueError: a mask that cannot be decoded or has not the image's shape: it would lie elsewhere.
+    """
+    numbers = np.zeros((size_px, size_px), np.uint8)
+    for number, path in enumerate(masks, 1):
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if mask is None or mask.shape != shape:
+            raise ValueError(f"its mask {path.name} is damaged or not of the image's size")
+        binary = np.where(mask > 127, 255, 0).astype(np.uint8)
+        numbers[fan.crop(binary, area, size_px) > 127] = number
+    return numbers
 
 
 def read(files: list[Path], fps: float, rate_hz: float, most: int, assumed_hz: float) -> tuple[sampling.Sample, float]:
@@ -168,6 +195,11 @@ def _plausible(fps: float) -> bool:
     return PLAUSIBLE_HZ[0] <= fps <= PLAUSIBLE_HZ[1]
 
 
+def _masks(clip: tuple) -> list[Path]:
+    """The mask files that the source's table names for a clip, if it has such a column."""
+    return [Path(name) for name in getattr(clip, "masks", "").split(";") if name]
+
+
 def _bytes(path: Path) -> int:
     """Size on disk of a file, or of the images of a folder."""
     files = catalogue.images(path) if path.is_dir() else [path]
@@ -193,25 +225,28 @@ def _columns(result: dict | Exception) -> dict:
 
 
 def _join(folder: Path, clips: list[dict], size_px: int) -> tuple[int, int]:
-    """Write the three files of the store from the clips' columns and npy files; return how many clips and frames."""
+    """Write the files of the store from the clips' columns and npy files; return how many clips and frames."""
     rows = [(clip["clip"], *row) for clip in clips for row in clip.pop("rows", [])]
     if not rows:
         example = f"{clips[0]['path']}: {clips[0]['left_out']}"
         raise UserError(f"none of the {len(clips)} clips can be used; the first is {example}")
-    frames = np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, (len(rows), size_px, size_px))
-    parts = [(folder / f"{index}.npy", clip["frames_kept"]) for index, clip in enumerate(clips) if clip["frames_kept"]]
-    start = 0
-    for part, count in parts:
-        frames[start : start + count] = np.load(part)
-        start += count
-        part.unlink()
-    frames.flush()
+    kept = {index: clip["frames_kept"] for index, clip in enumerate(clips) if clip["frames_kept"]}
+    for name in ("frames", "masks") if any(clip.get("masks") for clip in clips) else ("frames",):
+        joined = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (len(rows), size_px, size_px))   # zeros
+        start = 0
+        for index, count in kept.items():
+            part = folder / f"{index}.{name}.npy"
+            if part.exists():
+                joined[start : start + count] = np.load(part)
+                part.unlink()
+            start += count
+        joined.flush()
     # a file name that is no UTF-8 must not stop the run at its end
     save = {"encoding": "utf-8", "errors": "backslashreplace"}
     table = pd.DataFrame(rows, columns=["clip", "frame", "time_s"]).round({"time_s": 4})
     table.to_csv(folder / "frames.csv", index_label="row", **save)
     pd.DataFrame(clips).to_csv(folder / "clips.csv", index=False, **save)
-    return len(parts), len(rows)
+    return len(kept), len(rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ writes  data/folds/<task>.csv            clip, patient, label, fold (empty if le
         models/<task>.safetensors        the network trained on all patients, with its classifier, under torchvision's names
 """
 
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +18,7 @@ import torch
 
 from stages.lib import checkpoint, copies
 from stages.lib.fine_tuning import Frames, Recipe, fit, inner_loss, load_frames, predict
-from stages.lib.folds import parts, with_folds
+from stages.lib.folds import check_apart, parts, require_all, with_folds
 from stages.lib.frozen_probes import Probes, features
 from stages.lib.initial import named_file
 from stages.lib.params import checked, require, run
@@ -80,11 +79,9 @@ def main(
     views = Views(**checked(Views, views, {key: f"finetune.views.{key}" for key in views}))
     same = copies.limits(assemble_us4["copy_distance"])
     clips = copies.mark(task_clips(task, tasks), f"data/frames/{task}", same)
-    clips = with_folds(clips, task, folds, fold_seed)
+    clips = with_folds(clips, task, folds, fold_seed, "finetune")
     classes = tasks[task]["classes"]
-    absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
-    require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
-            f"tasks.{task}.classes or add clips")
+    require_all(clips, task, classes)
     seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
     pairs = [(number, fold) for number in seeds for fold in range(folds)]
     runs = [(*pair, parts(clips, task, *pair, label_fraction, inner)) for pair in pairs]
@@ -170,13 +167,6 @@ def cross_validate(
         predicted[seed][places["held_out"].cpu()] = probabilities[chosen].cpu()
         resume.save(predicted=predicted, rows=rows)
     return predicted, rows
-
-
-def check_apart(table: pd.DataFrame, inside: dict) -> None:
-    """Raise AssertionError if a patient has frames in two parts of a fold."""
-    times = Counter(group for where in inside.values() for group in table["group"][where].unique())
-    both = sorted(group for group, count in times.items() if count > 1)
-    assert not both, f"patients on both sides of a fold: {both}"
 
 
 def write(

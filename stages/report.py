@@ -1,6 +1,7 @@
 """Scores of the whole run: numbers and plots for DVC, and one page for people that opens from disk.
 
 reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label, p_<class> …: a line per held-out frame
+        reports/predictions/<task>_segmentation.csv, _folds.csv    a line per image, per fold (stages/segment.py)
         reports/probes/<task>.csv        probe, clip, patient, fold, label, p_<class> …: a line per probe and held-out clip
         reports/finetune/<task>.csv      seed, fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
@@ -8,7 +9,7 @@ reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label
         reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
         reports/us4_audit.csv            source, outcome, reason, clips, frames, names
         models/pretrained.safetensors    the facts in its header, not the weights
-writes  reports/metrics.json             {task: {metric: number}}; a number that is undefined is left out
+writes  reports/metrics.json             {task: {metric: number}}, <task>_segmentation too; what is undefined is left out
         reports/plots/confusion.csv      task, actual, predicted: a line per seed and clip
         reports/plots/roc.csv            task, class, fpr, tpr
         reports/plots/per_class.csv      task, class, clips, precision, recall, specificity, f1, auroc
@@ -26,7 +27,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from stages.lib import checkpoint, figures, scores, store
+from stages.lib import checkpoint, figures, masks, scores, store
 from stages.lib.params import UserError, require, run
 from stages.lib.tasks import groups
 
@@ -42,6 +43,7 @@ def main(
     methods: dict,
     views: dict,
     finetune: dict,
+    segment: dict,
     tasks: dict,
     bootstrap_samples: int,
     confidence: float,
@@ -54,18 +56,21 @@ def main(
     for name in names:
         require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
     results = [evaluate(name, tasks[name]["classes"], bootstrap_samples, confidence, seed) for name in names]
+    segmented = {f"{name}_segmentation": lesions(name, bootstrap_samples, confidence, seed) for name in segment["tasks"]}
     epochs, facts = _read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
     pretrained = _defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
     pairs = _read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
-    metrics = {result["task"]: result["metrics"] for result in results} | {"pretrain": pretrained}
+    metrics = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
     parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views,
                    "finetune": finetune}
+    parameters |= {"segment": segment} if segmented else {}
     parameters |= {"tasks": {name: tasks[name] for name in names}}
     page = _page(
         results=results,
+        segmented=segmented,
         facts=facts,
         pretrained=pretrained,
         epochs=len(epochs),
@@ -117,6 +122,20 @@ def evaluate(task: str, classes: list[str], samples: int, confidence: float, see
         "left_out": folds[folds["left_out"] != ""].to_dict("records"),
         "copies": folds[folds["copy_of"] != ""].to_dict("records"),
     }
+
+
+def lesions(task: str, samples: int, confidence: float, seed: int) -> dict[str, float]:
+    """The numbers of the segmentation of a task.
+
+    Raises:
+        UserError: a file is missing, or it does not hold the predictions of the images that data/folds lists.
+    """
+    path, again = f"reports/predictions/{task}_segmentation.csv", f"run `dvc repro -f segment@{task}`"
+    images, folds = _read(path), _read(f"data/folds/{task}_segmentation.csv")
+    unlike = sorted(set(folds.loc[folds["left_out"] == "", "clip"]) ^ set(images["clip"]))
+    require(not unlike, f"{path} and data/folds/{task}_segmentation.csv differ in {', '.join(unlike[:1])}; {again}")
+    by_fold = _read(path.replace(".csv", "_folds.csv"), pd.read_csv)
+    return _defined(masks.summary(images, by_fold, samples, confidence, seed))
 
 
 def _check(frames: pd.DataFrame, folds: pd.DataFrame, task: str, classes: list[str]) -> None:

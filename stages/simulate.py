@@ -19,7 +19,7 @@ from tqdm import tqdm
 from stages.lib import processes
 from stages.lib.params import require, run
 from stages.lib.store import replacing
-from stages.phantoms import gallbladder, liver
+from stages.phantoms import breast, gallbladder, liver
 from stages.phantoms.recording import Clip, record
 
 OUT = Path("data/phantom")
@@ -44,7 +44,7 @@ def main(
         seed: of every random number.
         patients_per_class: POCUS patients of each class; a patient has one to four clips.
         clips_per_class: clips of each class of the other sources (of gallbladder: videos).
-        images_per_class: gallbladder images of each class.
+        images_per_class: gallbladder and breast images of each class.
         seconds: mean length of a clip.
         max_frames: a clip of high frame rate is cut to this number of frames.
 
@@ -57,7 +57,7 @@ def main(
     for name, value in counts.items() | clips_per_class.items() | {("seconds", seconds)}:
         require(value > 0, f"params.yaml: {name} in the block simulate is {value}; it must be above 0")
     plan = pocus(patients_per_class) + us4(clips_per_class)
-    plan += gallbladders(clips_per_class["gallbladder"], images_per_class)
+    plan += gallbladders(clips_per_class["gallbladder"], images_per_class) + breasts(images_per_class)
     with replacing(OUT) as folder:
         jobs = {clip: (clip, folder, seed, seconds, max_frames) for clip in plan}
         done = tqdm(processes.each(record, jobs, processes.workers()), "simulate", len(plan), unit="clip", disable=None)
@@ -119,6 +119,15 @@ def gallbladders(videos_per_class: int, images_per_class: int) -> list[Clip]:
             clips.append(Clip("gallbladder", f"GBUSV/{label}/{patient}_{n}.mp4", patient, label, label))
     stills = enumerate(list(gallbladder.SIGNS) * images_per_class, 1)
     return clips + [Clip("gallbladder", f"GBCU/imgs/im{n:05}.jpg", "", label, label) for n, label in stills]
+
+
+def breasts(images_per_class: int) -> list[Clip]:
+    """Stills, each of another patient, classes taking turns, with the lesions' masks beside them."""
+    return [
+        Clip("breast", f"{label}/{label} ({n}).png", "", label, label, "linear")
+        for n in range(1, 1 + images_per_class)
+        for label in breast.SIGNS
+    ]
 
 
 def suffix(number: int) -> str:

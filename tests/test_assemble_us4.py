@@ -15,7 +15,8 @@ CLASSES = {"lung_normal": ["butterfly/Reg"], "lung_abnormal": ["butterfly/Cov", 
 TASKS = {"pocus": {"classes": ["covid", "regular"], "subsets": ["convex"]}}
 SETTINGS = {"seed": 0, "sources": ["butterfly", "lusms"], "held_out_fraction": 0.25, "classes": CLASSES,
             "copy_distance": {"clips": 0.25, "stills": 0.15},
-            "extract_frames": {"sources": ["butterfly", "lusms", "pocus"]}, "finetune": {"tasks": ["pocus"]}, "tasks": TASKS}
+            "extract_frames": {"sources": ["butterfly", "lusms", "pocus"]}, "finetune": {"tasks": ["pocus"]},
+            "segment": {"tasks": []}, "tasks": TASKS}
 
 
 @pytest.fixture
@@ -110,7 +111,8 @@ def test_the_seed_decides_the_split(sources):
         ({"sources": ["clust"]}, "add clust to extract_frames.sources"),
         ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
         ({"copy_distance": {"clips": 0.6, "stills": 0.1}}, "assemble_us4.copy_distance.clips is 0.6"),
-        ({"finetune": {"tasks": ["busi"]}}, "add busi to extract_frames.sources"),
+        ({"finetune": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
+        ({"segment": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
         ({"tasks": {}}, "tasks has no such block"),
         ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung must be a list"),
         ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "it needs two classes"),

@@ -329,7 +329,7 @@ def test_impossible_parameters(raw, changes):
 
 
 def test_unknown_source_and_worker_count(raw, monkeypatch):
-    with pytest.raises(UserError, match="'cardiac' is no source: take one of busi, butterfly"):
+    with pytest.raises(UserError, match="'cardiac' is no source: take one of breast, butterfly"):
         extract_frames.main(source="cardiac", collection="raw", **PARAMS)
     monkeypatch.setenv("SONOPAIR_WORKERS", "many")
     write_video(raw / "a.avi", film(4))
@@ -385,6 +385,59 @@ def test_interrupted_run_leaves_no_half_store(raw, monkeypatch, before):
     with pytest.raises(KeyboardInterrupt):
         extract(raw)
     assert sorted(path.name for path in Path("data/frames").iterdir()) == (["custom"] if before else [])
+
+
+# Masks
+
+
+@pytest.fixture
+def breasts(workspace, monkeypatch):
+    """BUSI with one benign image of two lesions that overlap and one normal image, 80 x 100 px with black sides."""
+    monkeypatch.setenv("SONOPAIR_WORKERS", "1")
+    folder = workspace / "data/raw/breast"
+    rng = np.random.default_rng(0)
+    for label in ("benign", "normal"):
+        (folder / label).mkdir(parents=True)
+        image = np.zeros((80, 100), np.uint8)
+        image[8:72, 18:82] = rng.integers(60, 120, (64, 64))
+        cv2.imwrite(str(folder / label / f"{label} (1).png"), image)
+    for name, (x, y) in {"_mask": (40, 30), "_mask_1": (51, 35)}.items():
+        mask = cv2.ellipse(np.zeros((80, 100), np.uint8), (x, y), (13, 9), 20, 0, 360, 255, -1)
+        cv2.imwrite(str(folder / f"benign/benign (1){name}.png"), mask)
+    return folder
+
+
+def extract_breast():
+    extract_frames.main(source="breast", collection="raw", **PARAMS)
+    return store.read("data/frames/breast"), np.load("data/frames/breast/masks.npy")
+
+
+def test_masks_are_cropped_and_scaled_with_their_image(breasts):
+    data, masks = extract_breast()
+    clip = data.clip_table.iloc[0]
+    left, top, width, height = (int(clip[f"crop_{side}"]) for side in ("left", "top", "width", "height"))
+    assert max(width, height) < 68                                            # the black sides are off
+    expected = np.zeros((32, 32), np.uint8)
+    for number, name in enumerate(("_mask", "_mask_1"), 1):
+        drawn = cv2.imread(str(breasts / f"benign/benign (1){name}.png"), cv2.IMREAD_GRAYSCALE) > 0
+        fine = np.kron(drawn[top : top + height, left : left + width], np.ones((32, 32)))     # 32 parts to a pixel
+        for row in range(32):
+            for column in range(32):                                          # a pixel of the store covers so many parts
+                if fine[row * height : (row + 1) * height, column * width : (column + 1) * width].mean() >= 0.5:
+                    expected[row, column] = number
+    assert masks.dtype == np.uint8 and masks.shape == data.frames.shape
+    assert np.array_equal(masks[0], expected) and set(np.unique(expected)) == {0, 1, 2}
+    assert not masks[1].any()
+    assert sorted(path.name for path in Path("data/frames/breast").iterdir()) == [
+        "clips.csv", "frames.csv", "frames.npy", "masks.npy"]
+
+
+@pytest.mark.parametrize("content", [b"", cv2.imencode(".png", np.zeros((100, 80), np.uint8))[1].tobytes()])
+def test_a_mask_that_does_not_fit_leaves_its_image_out(breasts, content):
+    (breasts / "benign/benign (1)_mask.png").write_bytes(content)
+    data, masks = extract_breast()
+    assert "its mask benign (1)_mask.png is damaged or not of the image's size" in data.clip_table["left_out"][0]
+    assert len(data.frames) == len(masks) == 1
 
 
 # Processes

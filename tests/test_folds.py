@@ -17,7 +17,7 @@ def clip_table(patients_of: dict[str, int], clips_each: int = 2) -> pd.DataFrame
 
 
 def test_patients_are_whole_and_every_fold_has_its_share_of_each_class():
-    clips = with_folds(clip_table({"ill": 12, "well": 6}), "toy", 3, 0)
+    clips = with_folds(clip_table({"ill": 12, "well": 6}), "toy", 3, 0, "finetune")
     used = clips[clips["left_out"] == ""]
     assert (used.groupby("patient")["fold"].nunique() == 1).all()
     assert used.groupby(["fold", "label"])["patient"].nunique().to_dict() == {
@@ -28,24 +28,24 @@ def test_patients_are_whole_and_every_fold_has_its_share_of_each_class():
 def test_clips_of_unknown_patients_are_groups_of_their_own():
     table = clip_table({"ill": 3, "well": 3}, clips_each=1).assign(patient="")
     table["group"] = groups(table)
-    assert sorted(with_folds(table, "toy", 3, 0)["fold"].dropna()) == [0, 0, 1, 1, 2, 2]
+    assert sorted(with_folds(table, "toy", 3, 0, "finetune")["fold"].dropna()) == [0, 0, 1, 1, 2, 2]
 
 
 def test_another_fold_seed_divides_otherwise_and_the_same_one_alike():
     table = clip_table({"ill": 12, "well": 6})
-    first, again, other = (with_folds(table, "toy", 3, seed)["fold"] for seed in (0, 0, 1))
+    first, again, other = (with_folds(table, "toy", 3, seed, "finetune")["fold"] for seed in (0, 0, 1))
     assert first.equals(again) and not first.equals(other)
 
 
 @pytest.mark.parametrize("folds", [1, 7])
 def test_more_folds_than_patients_or_one_is_a_sentence(folds):
     with pytest.raises(UserError, match=f"finetune.folds is {folds}; task toy has 6 patients"):
-        with_folds(clip_table({"ill": 3, "well": 3}), "toy", folds, 0)
+        with_folds(clip_table({"ill": 3, "well": 3}), "toy", folds, 0, "finetune")
 
 
 def test_a_fold_without_a_class_is_a_sentence():
     with pytest.raises(UserError, match=r"fold \d of task toy has no clip of class well: choose fewer folds"):
-        with_folds(clip_table({"ill": 12, "well": 2}), "toy", 3, 0)
+        with_folds(clip_table({"ill": 12, "well": 2}), "toy", 3, 0, "finetune")
 
 
 def patients(table: pd.DataFrame, clips: set[str], label: str) -> set[str]:
@@ -54,7 +54,7 @@ def patients(table: pd.DataFrame, clips: set[str], label: str) -> set[str]:
 
 
 def test_by_default_all_but_the_held_out_fold_is_trained_on():
-    table = with_folds(clip_table({"ill": 6, "well": 6}), "toy", 3, 0)
+    table = with_folds(clip_table({"ill": 6, "well": 6}), "toy", 3, 0, "finetune")
     for fold in range(3):
         part = parts(table, "toy", 0, fold, 1.0, 0.0)
         assert part["held_out"] == set(table.loc[table["fold"] == fold, "clip"]) and not part["inner"]
@@ -63,7 +63,7 @@ def test_by_default_all_but_the_held_out_fold_is_trained_on():
 
 @pytest.mark.parametrize(("seed", "fold"), [(0, 0), (0, 2), (3, 1)])
 def test_label_fractions_are_nested_shares_of_the_patients_of_each_class(seed, fold):
-    table = with_folds(clip_table({"ill": 30, "well": 6}), "toy", 3, 0)
+    table = with_folds(clip_table({"ill": 30, "well": 6}), "toy", 3, 0, "finetune")
     known, smaller = {"ill": 20, "well": 4}, set()
     for fraction in (0.01, 0.1, 0.25, 0.5, 0.9, 1.0):
         part = parts(table, "toy", seed, fold, fraction, 0.0)
@@ -77,7 +77,7 @@ def test_label_fractions_are_nested_shares_of_the_patients_of_each_class(seed, f
 
 
 def test_another_seed_or_fold_draws_other_labels_whatever_the_order_of_the_clips():
-    table = with_folds(clip_table({"ill": 30, "well": 30}), "toy", 3, 0)
+    table = with_folds(clip_table({"ill": 30, "well": 30}), "toy", 3, 0, "finetune")
     drawn = [parts(clips, "toy", *pair, 0.3, 0.2) for clips, pair in
              ((table, (0, 0)), (table[::-1], (0, 0)), (table, (1, 0)), (table, (0, 1)))]
     assert drawn[0] == drawn[1]
@@ -88,7 +88,7 @@ def test_another_seed_or_fold_draws_other_labels_whatever_the_order_of_the_clips
 def test_a_patient_with_clips_of_two_classes_stays_whole_and_counts_in_both():
     table = clip_table({"ill": 6, "well": 6})
     table.loc[table["clip"].str.startswith("well") & table["clip"].str.endswith("1"), "label"] = "ill"
-    table = with_folds(table, "toy", 2, 0)
+    table = with_folds(table, "toy", 2, 0, "finetune")
     for seed in range(5):
         part = parts(table, "toy", seed, 0, 0.2, 0.0)
         whole = table[table["patient"].isin(table.loc[table["clip"].isin(part["training"]), "patient"])]
@@ -97,7 +97,7 @@ def test_a_patient_with_clips_of_two_classes_stays_whole_and_counts_in_both():
 
 @pytest.mark.parametrize("label_fraction", [1.0, 0.5])
 def test_the_inner_part_is_whole_patients_of_every_class_and_nobody_elses(label_fraction):
-    table = with_folds(clip_table({"ill": 30, "well": 15}), "toy", 3, 0)
+    table = with_folds(clip_table({"ill": 30, "well": 15}), "toy", 3, 0, "finetune")
     part = parts(table, "toy", 0, 1, label_fraction, 0.2)
     for label, count in {"ill": 20, "well": 10}.items():
         labelled = round(count * label_fraction)
@@ -109,6 +109,6 @@ def test_the_inner_part_is_whole_patients_of_every_class_and_nobody_elses(label_
 
 
 def test_a_class_without_patients_to_train_on_is_a_sentence():
-    table = with_folds(clip_table({"ill": 12, "well": 4}), "toy", 2, 0)
+    table = with_folds(clip_table({"ill": 12, "well": 4}), "toy", 2, 0, "finetune")
     with pytest.raises(UserError, match="label_fraction is 0.5 and finetune.inner_fraction 0.5: this leaves class well"):
         parts(table, "toy", 0, 0, 0.5, 0.5)

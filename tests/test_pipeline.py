@@ -133,7 +133,7 @@ def test_the_whole_pipeline_on_tiny_phantoms(tmp_path):
     shell("git", "init", "--quiet")
     shell("dvc", "repro")
     metrics = json.loads((tmp_path / "reports/metrics.json").read_text())
-    assert set(metrics) == {"pocus", "gallbladder", "pretrain"}
+    assert set(metrics) == {"pocus", "gallbladder", "breast", "pretrain"}
     predictions = pd.read_csv(tmp_path / "reports/predictions/pocus.csv")
     assert metrics["pocus"]["clips"] == predictions["clip"].nunique()
     assert (tmp_path / "reports/report.html").read_text().startswith("<!doctype html>")

@@ -11,7 +11,7 @@ import pytest
 from stages import extract_frames
 from stages.lib import copies, processes, store
 from stages.lib.hashes import hashes
-from stages.sources import busi, gallbladder_ba
+from stages.sources import breast, gallbladder_ba
 
 pytestmark = [
     pytest.mark.real,
@@ -82,7 +82,9 @@ def test_patients_of_covid_blues(extracted):
 
 
 def test_image_sets():
-    assert dict(busi.clips(REAL / "busi")["label"].value_counts()) == {"benign": 437, "malignant": 210, "normal": 133}
+    images = breast.clips(REAL / "busi")
+    assert dict(images["label"].value_counts()) == {"benign": 437, "malignant": 210, "normal": 133}
+    assert images["masks"].str.split(";").map(len).sum() == 798
     clips = gallbladder_ba.clips(REAL / "gallbladder_ba")
     assert len(clips) == 4546
     assert not clips["left_out"].any()

@@ -10,6 +10,8 @@ import pytest
 
 from stages import simulate
 from stages.lib.params import UserError
+from stages.phantoms.breast import SIGNS as BREAST_SIGNS
+from stages.phantoms.breast import Breast
 from stages.phantoms.gallbladder import SIGNS as GALLBLADDER_SIGNS
 from stages.phantoms.gallbladder import Gallbladder
 from stages.phantoms.liver import Liver
@@ -88,7 +90,7 @@ def test_another_seed_gives_other_clips_of_the_same_names(phantom, tmp_path):
     assert same == {"test.txt", "train.txt"}
 
 
-@pytest.mark.parametrize("source", [*simulate.SOURCES, "pocus"])
+@pytest.mark.parametrize("source", [*simulate.SOURCES, "breast", "pocus"])
 def test_source_modules_find_just_the_clips_of_the_truth(source, phantom, truth):
     found = import_module(f"stages.sources.{source}").clips(phantom / source).set_index("clip")
     made = truth[truth["source"] == source].set_index("path")
@@ -200,6 +202,53 @@ def test_stones_cast_shadows(gallbladder):
     hold_still(stone)
     with_stone, without = (20 * np.log10(envelope(scanner, body.field(0))) for body in (stone, gallbladder[0]))
     assert (with_stone - without)[-20:].mean(0).min() < -12                   # dB, the darkest beam at the bottom
+
+
+def breast(changes: dict, seed: int):
+    """A breast with one lesion of given signs, its scanner, and where the beams meet the lesion."""
+    signs = dict.fromkeys(BREAST_SIGNS["benign"], 0) | {"width_mm": 15, "ratio": 0.6, "margin_mm": 0.2, "echo": 0.2}
+    patient, clip = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    probe = Probe.linear(patient, 40, 40)
+    phantom = Breast(probe, signs | changes, patient, clip)
+    return phantom, Scanner(probe, patient, clip), resample(phantom.lesions[0].astype(np.float32), *phantom.places(0)) > 0.5
+
+
+def test_a_lesion_has_the_size_that_its_signs_say():
+    for seed in range(4):
+        phantom, _, inside = breast({}, seed)
+        high, wide = phantom.step_mm * inside.any(1).sum(), np.ptp(phantom.beams[0]) / (BEAMS - 1) * inside.any(0).sum()
+        assert 0.85 * 15 - 0.6 < wide < 15.6 and high == pytest.approx(0.6 * wide, rel=0.12)
+        area = np.pi / 4 * wide * high
+        assert inside.sum() * phantom.step_mm * np.ptp(phantom.beams[0]) / (BEAMS - 1) == pytest.approx(area, rel=0.06)
+        spiculated = breast({"spicules": 0.5}, seed)[2]
+        filled = [part.sum() / cv2.contourArea(cv2.convexHull(np.argwhere(part))) for part in (inside, spiculated)]
+        assert filled[1] < filled[0] - 0.05
+
+
+@pytest.mark.parametrize(("change", "lower", "upper"), [({}, -1, 1), ({"shadow": 1.0}, -30, -4), ({"enhancement": 1.0}, 4, 30)])
+def test_what_a_lesion_does_to_the_tissue_below_it(change, lower, upper):
+    (phantom, scanner, inside), (plain, *_) = breast(change, 2), breast({}, 2)
+    level, without = (20 * np.log10(envelope(scanner, body.field(0)) + 1e-6) for body in (phantom, plain))
+    below = (np.cumsum(inside, axis=0) > 0.9 * inside.sum(0).max()) & ~inside
+    assert lower < (level - without)[below].mean() < upper
+    beside = cv2.dilate(inside.astype(np.uint8), np.ones((41, 15))) - cv2.dilate(inside.astype(np.uint8), np.ones((15, 5))) > 0
+    assert without[inside].mean() < without[beside].mean() - 6
+
+
+def test_masks_lie_where_the_image_shows_the_lesion(phantom, truth):
+    images = truth[truth["source"] == "breast"].set_index("path")
+    assert images["label"].value_counts().to_dict() == dict.fromkeys(BREAST_SIGNS, TINY["images_per_class"])
+    contrast = []
+    for path, lesions in images["lesions"].astype(float).astype(int).items():
+        image, name = cv2.imread(str(phantom / "breast" / path), cv2.IMREAD_GRAYSCALE), path.removesuffix(".png")
+        files = sorted((phantom / "breast").glob(name.replace("(", "[(]") + "_mask*.png"))
+        masks = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files]
+        assert len(masks) == max(1, lesions) and all(mask.shape == image.shape for mask in masks)
+        assert [bool(mask.any()) for mask in masks] == [True] * lesions or not lesions and not masks[0].any()
+        for mask in masks if lesions else []:
+            ring = cv2.dilate(mask, np.ones((31, 31))) > cv2.dilate(mask, np.ones((11, 11)))
+            contrast.append(image[ring].mean() - image[cv2.erode(mask, np.ones((5, 5))) > 0].mean())
+    assert np.median(contrast) > 15 and (np.array(contrast) > 0).mean() > 0.8
 
 
 def test_nothing_but_texts_and_scale_outside_the_fan():

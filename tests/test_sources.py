@@ -1,5 +1,6 @@
 """The ten sources: every layout that is promised, made of a handful of files, gives the table that it should."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -19,17 +20,17 @@ def make(folder, files):
         path.write_text(files[name] if isinstance(files, dict) else "")
 
 
-def table(source, folder):
-    """clip → (label, patient, subset, whether it is left out), and the whole table."""
+def table(source, folder, *columns):
+    """clip → (label, patient, subset, whether it is left out), and the whole table, which may have more `columns`."""
     clips = import_module(f"stages.sources.{source}").clips(folder)
-    assert list(clips.columns) == catalogue.COLUMNS
+    assert list(clips.columns) == [*catalogue.COLUMNS, *columns]
     assert list(clips["clip"]) == sorted(clips["clip"])
     columns = zip(clips["clip"], clips["label"], clips["patient"], clips["subset"], clips["left_out"], strict=True)
     return {clip: (label, patient, subset, left_out != "") for clip, label, patient, subset, left_out in columns}, clips
 
 
 def test_sources_are_the_ten_of_the_readme():
-    assert SOURCES == ["busi", "butterfly", "clust", "covid_blues", "custom", "gallbladder", "gallbladder_ba",
+    assert SOURCES == ["breast", "butterfly", "clust", "covid_blues", "custom", "gallbladder", "gallbladder_ba",
                        "liver_fibrosis", "lusms", "pocus"]
 
 
@@ -153,14 +154,60 @@ def test_covid_blues(tmp_path, videos):
     }
 
 
-@pytest.mark.parametrize("files", [
-    ["benign/benign (1).png", "benign/benign (1)_mask.png", "benign/benign (1)_mask_1.png", "normal/normal (2).png"],
-    ["images/benign/benign_001.jpg", "masks/benign/benign_001_1.png", "images/normal/normal_002.jpg"],
-])
-def test_busi(tmp_path, files):
-    make(tmp_path, files)
-    clips, _ = table("busi", tmp_path)
-    assert list(clips.values()) == [("benign", "", "", False), ("normal", "", "", False)]
+BREAST = {                                                                    # layout → files; images with their masks
+    "beside": {"benign/benign (1).png": ["benign/benign (1)_mask.png", "benign/benign (1)_mask_1.png"],
+               "malignant/malignant (1).png": ["malignant/malignant (1)_mask.png"], "normal/normal (2).png": []},
+    "apart": {"images/benign/b_001.jpg": ["masks/benign/b_001_0.png", "masks/benign/b_001_1.png"],
+              "images/malignant/b_001.jpg": ["masks/malignant/b_001_0.png"], "images/normal/n_002.jpg": []},
+    "udiat": {"original/000001.png": ["GT/000001.png"], "original/000012.png": ["GT/000012.png"], "original/000020.png": []},
+}
+DATASET_B = "Image,Type,Size\n000001.png,Benign,1\n12,Malignant,2\n30,Benign,3\n"
+
+
+def make_breast(folder, layout):
+    files = BREAST[layout]
+    make(folder, [*files, *(mask for masks in files.values() for mask in masks)])
+    if layout == "udiat":
+        make(folder, {"DatasetB.csv": DATASET_B})
+    return files
+
+
+@pytest.mark.parametrize("layout", BREAST)
+def test_breast(tmp_path, layout):
+    files = make_breast(tmp_path, layout)
+    clips, data = table("breast", tmp_path, "masks")
+    third = ("", "", "", True) if layout == "udiat" else ("normal", "", "", False)
+    assert clips == dict(zip(files, [("benign", "", "", False), ("malignant", "", "", False), third], strict=True))
+    masks = {clip: masks.split(";") if masks else [] for clip, masks in zip(data["clip"], data["masks"], strict=True)}
+    assert masks == {clip: [f"{tmp_path}/{mask}" for mask in own] for clip, own in files.items()}
+
+
+@pytest.mark.parametrize("layout", BREAST)
+def test_breast_masks_and_images_that_miss_each_other(tmp_path, layout):
+    files = make_breast(tmp_path, layout)
+    image, (mask, *more) = next(iter(files.items()))
+    (tmp_path / image).rename(tmp_path / "kept")
+    with pytest.raises(UserError, match=f"{re.escape(mask)} is the mask of no image"):
+        table("breast", tmp_path, "masks")
+    (tmp_path / "kept").rename(tmp_path / image)
+    for path in (mask, *more):
+        (tmp_path / path).unlink()
+    with pytest.raises(UserError, match=f"{re.escape(image)} is benign but has no mask"):
+        table("breast", tmp_path, "masks")
+    for path in (path for masks in files.values() for path in masks):
+        (tmp_path / path).unlink(missing_ok=True)
+    assert (table("breast", tmp_path, "masks")[1]["masks"] == "").all()       # no mask at all: images to classify
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(None, "save DatasetB.xlsx as csv"), ("a,b\n1,2\n", "columns Image and Type")]
+)
+def test_breast_without_its_labels(tmp_path, content, sentence):
+    make(tmp_path, ["original/000001.png"])
+    if content:
+        make(tmp_path, {"DatasetB.csv": content})
+    with pytest.raises(UserError, match=sentence):
+        table("breast", tmp_path, "masks")
 
 
 def test_gallbladder_ba(tmp_path):

@@ -82,3 +82,14 @@ def test_samples_do_not_share_their_draw_and_the_seed_decides():
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Views(**SETTINGS | wrong)
+
+
+def test_masks_go_with_their_frames():
+    """Of frames that show their own masks: what is seen through the crop and flip lies where the mask says."""
+    masks = torch.zeros(20, 1, 32, 32, dtype=torch.uint8)
+    masks[:, :, 6:14, 4:20], masks[:, :, 20:28, 18:30] = 1, 7
+    views, draws = Views(**SETTINGS | {"brightness": 0, "contrast": 0}), [draw(3), draw(3)]
+    seen, placed = views.with_masks((masks > 0).float(), masks, draws[0])
+    assert placed.dtype == torch.uint8 and set(placed.unique().tolist()) == {0, 1, 7}
+    assert ((seen > 0.5) == (placed > 0)).float().mean() > 0.98 and not torch.equal(placed, masks)
+    assert torch.equal(views((masks > 0).float(), draws[1]), seen)

@@ -1,5 +1,7 @@
 """Who is held out, who is trained on and who chooses the epoch: always whole patients, each class in like parts."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
@@ -7,8 +9,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 from stages.lib.params import require
 
 
-def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd.DataFrame:
+def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int, stage: str) -> pd.DataFrame:
     """The clip table with a column `fold`: groups (column `group`) whole, classes in like parts; <NA> for clips left out.
+
+    Args:
+        stage: that asks, as the sentences name it.
 
     Raises:
         UserError: fewer patients than folds, or a fold without a clip of some class. A class that is in every fold is in
@@ -16,16 +21,30 @@ def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int) -> pd
     """
     used = clips[clips["left_out"] == ""]
     patients = used["group"]
-    require(2 <= folds <= patients.nunique(), f"params.yaml: finetune.folds is {folds}; task {task} has "
+    require(2 <= folds <= patients.nunique(), f"params.yaml: {stage}.folds is {folds}; task {task} has "
             f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
     division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
     fold = pd.Series(pd.NA, index=clips.index, dtype="Int64")
     for number, (_, held_out) in enumerate(division):
         fold[used.index[held_out]] = number
         missing = sorted(set(used["label"]) - set(used["label"].iloc[held_out]))
-        require(not missing, f"params.yaml: finetune.folds is {folds}; fold {number} of task {task} has no clip of class "
-                f"{', '.join(missing)}: choose fewer folds, another finetune.fold_seed, or leave the class out of tasks.{task}")
+        require(not missing, f"params.yaml: {stage}.folds is {folds}; fold {number} of task {task} has no clip of class "
+                f"{', '.join(missing)}: choose fewer folds, another {stage}.fold_seed, or leave the class out of tasks.{task}")
     return clips.assign(fold=fold)
+
+
+def require_all(clips: pd.DataFrame, task: str, classes: list) -> None:
+    """Raise UserError if a class of the task has no clip."""
+    absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
+    require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
+            f"tasks.{task}.classes or add clips")
+
+
+def check_apart(table: pd.DataFrame, inside: dict[str, np.ndarray]) -> None:
+    """Raise AssertionError if a group has lines of the table in two parts of a fold (part → which lines are in it)."""
+    times = Counter(group for where in inside.values() for group in table["group"][where].unique())
+    both = sorted(group for group, count in times.items() if count > 1)
+    assert not both, f"patients on both sides of a fold: {both}"
 
 
 def parts(

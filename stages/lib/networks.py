@@ -50,6 +50,17 @@ class Backbone(nn.Module):
         feature = feature.float() if feature.dtype == torch.bfloat16 else feature
         return feature if frames.dim() == 4 else ranks.everyones(feature.unflatten(0, frames.shape[:2]), dim).flatten(0, 1)
 
+    def train_only(self, part: str, key: str = "finetune.trainable") -> None:
+        """Freeze all but `part`: last_block, head (what stands on the backbone: nothing of it) or all.
+
+        Args:
+            key: of `part` in params.yaml, for the sentence that the user reads.
+        """
+        parts = {"head": nn.Identity(), "last_block": self.last_block(), "all": self}
+        require(part in parts, f"params.yaml: {key} is {part!r}; choose from {', '.join(parts)}")
+        self.requires_grad_(False)
+        parts[part].requires_grad_(True)
+
     def last_block(self) -> nn.Module:
         """The last block of layers before the classifier: `layer4[1]` of ResNet-18, `features[-1]` of EfficientNet."""
         head = self.classifier.partition(".")[0]
@@ -79,11 +90,7 @@ class Classifier(nn.Module):
 
     def train_only(self, part: str) -> None:
         """Freeze the backbone but for `part`: last_block, head (nothing of it) or all; what is frozen builds no graph."""
-        parts = {"head": self.linear, "last_block": self.backbone.last_block(), "all": self.backbone}
-        require(part in parts, f"params.yaml: finetune.trainable is {part!r}; choose from {', '.join(parts)}")
-        self.requires_grad_(False)
-        parts[part].requires_grad_(True)
-        self.linear.requires_grad_(True)
+        self.backbone.train_only(part)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole network under torchvision's key names, the linear layer being the classifier that it ends in."""

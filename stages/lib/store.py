@@ -1,6 +1,7 @@
 """Frame store: the frames of many clips in one uint8 array beside two tables, in one folder.
 
 frames.npy  uint8 [N, size_px, size_px], the frames of a clip one after the other in time order
+masks.npy   uint8 [N, size_px, size_px], where the source has masks: 0, or the number of the lesion, from 1
 frames.csv  a line per frame: row (in frames.npy), clip, frame (number in the clip), time_s (null where unknown)
 clips.csv   a line per clip, kept or left out: clip, path, patient, label, … ; `left_out` holds the reason, empty if kept
 """
@@ -18,9 +19,10 @@ import pandas as pd
 from stages.lib.params import UserError
 
 TEXT = dict.fromkeys(
-    "clip path patient label subset source checksum left_out split pooled_class outcome reason names copy_of".split(), str
+    "clip path patient label subset masks source checksum left_out split pooled_class outcome reason names copy_of".split(), str
 )
 FAN = ["fan_apex_x", "fan_apex_y", "fan_half_angle", "fan_near", "fan_far"]    # columns of clips.csv: see stages/lib/fan.py
+NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity", *FAN]  # columns where an empty field is NaN
 
 
 class Store(NamedTuple):
@@ -47,7 +49,7 @@ def read(folder: str | Path) -> Store:
 
 def table(path: str | Path) -> pd.DataFrame:
     """Read a csv whose text columns (ids, labels, reasons) stay text, an empty field being the empty string."""
-    return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=dict.fromkeys(["fps", "time_s", "fold", *FAN], ""))
+    return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""))
 
 
 @contextmanager

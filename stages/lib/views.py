@@ -57,6 +57,14 @@ class Views:
         flips = uniform(samples, generator=generator) < self.flip_probability
         return {"boxes": boxes, "flips": flips, **self.tones(samples, generator)}
 
+    def with_masks(
+        self, frames: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One view of each frame, and its mask [B, 1, H, W] (whole numbers) cropped and flipped with it."""
+        drawn = self.draw(len(frames), frames.shape[-2:], generator)
+        placed = resized_crop(masks.float(), drawn["boxes"], drawn["flips"], "nearest").to(masks.dtype)
+        return self.apply(frames, **drawn), placed
+
     def tones(self, samples: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What `jitter` wants: factors of brightness and contrast [samples, 2], and which come in the other order [samples]."""
         factors = [
@@ -114,13 +122,16 @@ def jitter(frames: torch.Tensor, factors: torch.Tensor, contrast_first: torch.Te
 
 
 
-def resized_crop(frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
-    """Crop, resize back (bilinear) and flip, each sample by its own box, in one `grid_sample`.
+def resized_crop(
+    frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor, interpolation: str = "bilinear"
+) -> torch.Tensor:
+    """Crop, resize back and flip, each sample by its own box, in one `grid_sample`.
 
     Args:
         frames: [B, 1, H, W].
         boxes: left, top, width, height in pixels, [B, 4].
         flips: which samples are mirrored left to right, [B].
+        interpolation: bilinear, or nearest, for masks.
     """
     height, width = frames.shape[-2:]
     across = _positions(boxes[:, 0], boxes[:, 2], width)                                 # B x W
@@ -128,7 +139,8 @@ def resized_crop(frames: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor)
     across = torch.where(flips[:, None], across.flip(1), across)
     x = ((2 * across + 1) / width - 1)[:, None, :].expand(-1, height, -1)                # grid_sample's −1…1
     y = ((2 * down + 1) / height - 1)[:, :, None].expand(-1, -1, width)
-    return F.grid_sample(frames, torch.stack([x, y], -1).to(frames.dtype), padding_mode="border", align_corners=False)
+    grid = torch.stack([x, y], -1).to(frames.dtype)
+    return F.grid_sample(frames, grid, interpolation, padding_mode="border", align_corners=False)
 
 
 def _positions(start: torch.Tensor, length: torch.Tensor, points: int) -> torch.Tensor:

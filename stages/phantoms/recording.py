@@ -6,6 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from stages.phantoms.breast import SIGNS as BREAST_SIGNS
+from stages.phantoms.breast import Breast
 from stages.phantoms.gallbladder import SIGNS as GALLBLADDER_SIGNS
 from stages.phantoms.gallbladder import Gallbladder
 from stages.phantoms.liver import SCENES, Liver
@@ -13,7 +15,7 @@ from stages.phantoms.lung import SIGNS as LUNG_SIGNS
 from stages.phantoms.lung import Lung
 from stages.phantoms.probe import Probe
 from stages.phantoms.scanner import Scanner
-from stages.phantoms.tissue import draw_signs
+from stages.phantoms.tissue import draw_signs, resample
 
 CODECS = {"mp4": "mp4v", "mov": "mp4v", "avi": "MJPG"}
 RATES_HZ = (10, 12.5, 15, 20, 25, 30, 40, 50)
@@ -24,9 +26,9 @@ class Clip(NamedTuple):
     """A clip to make.
 
     Attributes:
-        path: below the source's folder; a video, a jpg (one frame), or, without suffix, a folder of images.
+        path: below the source's folder; a video, a jpg or png (one frame), or, without suffix, a folder of images.
         patient: clips of one patient look alike; '' = nobody else's.
-        scene: the kind of phantom: a key of lung.SIGNS or gallbladder.SIGNS, a liver scene, or a stage of fibrosis.
+        scene: the kind of phantom: a key of the SIGNS of lung, gallbladder or breast, a liver scene, or a stage of fibrosis.
         probe: convex or linear.
     """
 
@@ -49,12 +51,14 @@ def record(clip: Clip, folder: Path, seed: int, seconds: float, max_frames: int)
     phantom, scanner = scan(clip, severity, seed, rng)
     suffix = Path(clip.path).suffix[1:].lower()
     fps = float(rng.choice(GIF_RATES_HZ if suffix == "gif" else RATES_HZ))
-    count = 1 if suffix == "jpg" else min(max_frames, max(2, round(fps * seconds * rng.uniform(0.6, 1.4))))
+    count = 1 if suffix in ("jpg", "png") else min(max_frames, max(2, round(fps * seconds * rng.uniform(0.6, 1.4))))
     frames = [scanner.frame(phantom.field(index / fps)) for index in range(count)]
     if count > 1 and rng.random() < 0.15:
         frames[0] = np.zeros_like(frames[0])                                  # as some scanners and editors leave it
     images = "png" if clip.source == "clust" else rng.choice(["jpg", "png"])
     write(folder / clip.source / clip.path, frames, fps, images)
+    if clip.source == "breast":
+        write_masks(folder / clip.source / clip.path, phantom, scanner)
     facts = {"severity": round(severity, 3), "fps": fps if count > 1 else None, "frames": count, "duplicate_of": ""}
     return clip._asdict() | {"path": clip.path.removesuffix("/Data")} | facts | phantom.signs
 
@@ -65,6 +69,9 @@ def scan(clip: Clip, severity: float, seed: int, rng: np.random.Generator):
     if clip.source == "gallbladder":
         probe = Probe.convex(patient, 75, 105)
         phantom = Gallbladder(probe, draw_signs(GALLBLADDER_SIGNS[clip.scene], severity, rng), patient, rng)
+    elif clip.source == "breast":
+        probe = Probe.linear(patient, 32, 48)
+        phantom = Breast(probe, draw_signs(BREAST_SIGNS[clip.scene], severity, rng), patient, rng)
     elif clip.source == "clust":
         probe = Probe.convex(patient, 110, 170)
         phantom = Liver(probe, clip.scene, 2 * severity, patient, rng)
@@ -78,10 +85,10 @@ def scan(clip: Clip, severity: float, seed: int, rng: np.random.Generator):
 
 
 def write(path: Path, frames: list[np.ndarray], fps: float, images: str) -> None:
-    """Write frames [H, W, 3] to a video or jpg, or, without a suffix, to a folder of `images` (jpg, or grey png)."""
+    """Write frames [H, W, 3] to a video, jpg or png, or, without a suffix, to a folder of `images` (jpg, or grey png)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix[1:].lower()
-    if suffix == "jpg":
+    if suffix in ("jpg", "png"):
         cv2.imwrite(str(path), frames[0])
     elif suffix == "gif":
         animation = cv2.Animation()
@@ -97,3 +104,11 @@ def write(path: Path, frames: list[np.ndarray], fps: float, images: str) -> None
         path.mkdir()
         for number, frame in enumerate(frames, 1):
             cv2.imwrite(str(path / f"{number:05}.{images}"), frame[..., 1] if images == "png" else frame)
+
+
+def write_masks(path: Path, breast: Breast, scanner: Scanner) -> None:
+    """Write the outlines of the lesions beside the image, named as BUSI does; a black one where there is none."""
+    regions = [resample(lesion.astype(np.float32), *breast.places(0)) > 0.5 for lesion in breast.lesions]
+    for number, region in enumerate(regions or [np.zeros_like(breast.beams[0], bool)]):
+        name = f"{path.stem}_mask_{number}.png" if number else f"{path.stem}_mask.png"
+        cv2.imwrite(str(path.with_name(name)), 255 * scanner.shown(region).astype(np.uint8))

@@ -113,6 +113,11 @@ class Scanner:
         image = cv2.remap((255 * grey).astype(np.uint8), *self.maps, cv2.INTER_LINEAR)
         return self.colours[np.where(self.fan, image, self.overlay)]
 
+    def shown(self, region: np.ndarray) -> np.ndarray:
+        """Where the screen shows a region of the body, bool [DEPTHS, BEAMS] → bool [height, width]."""
+        part = cv2.remap(region.astype(np.float32), *self.maps, cv2.INTER_LINEAR)
+        return self.fan & (part > 0.5)
+
 
 def unit_gaussian(sigma: float) -> np.ndarray:
     """A Gaussian kernel of unit energy (sum of squares 1)."""

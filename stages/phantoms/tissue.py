@@ -1,4 +1,4 @@
-"""What lung, liver and gallbladder share: signs, scatterers, textures, the body wall, breathing, and a moving body.
+"""What lung, liver, gallbladder and breast share: signs, scatterers, textures, the body wall, breathing, and a moving body.
 
 A clip has ONE field of scatterers. Motion resamples it and draws nothing anew, so the speckle moves with the tissue as
 it does in the body.
@@ -113,12 +113,16 @@ class Body:
         return texture(self.x.shape, size_mm / self.step_mm, size_mm / self.step_mm, rng)
 
     def finish(self, rng: np.random.Generator) -> None:
-        """Lay the abdominal wall over the tissue, along the probe's surface, and join what `field` resamples."""
+        """Lay the abdominal wall over the tissue, along the probe's surface, and `join`."""
         wall = body_wall((int(self.wall_mm / self.step_mm) + 1, self.x.shape[1]), self.step_mm, rng)
         columns = np.broadcast_to(np.arange(self.x.shape[1]), self.x.shape)
         wall = resample(wall, self.skin_mm / self.step_mm, columns)
         self.amplitude = np.where(self.skin_mm < self.wall_mm, wall, self.amplitude)
         self.amplitude += 2.5 * bell(self.skin_mm - self.wall_mm, 0.7)                    # the last fascia
+        self.join()
+
+    def join(self) -> None:
+        """Join what `field` resamples; the last thing that a subclass does."""
         self.canvas = np.dstack([self.scatterers * self.amplitude[..., None], self.attenuation]).astype(np.float32)
 
     def field(self, time_s: float) -> np.ndarray:
@@ -126,11 +130,15 @@ class Body:
 
         Shadows and posterior enhancement are not drawn: they follow from the attenuation summed along each beam.
         """
+        met = resample(self.canvas, *self.places(time_s))
+        loss_db = np.cumsum(met[..., 2], axis=0) * self.step_mm
+        return met[..., :2] * (10 ** (-loss_db / 20))[..., None]
+
+    def places(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the canvas that the beams' samples meet at a time, each [DEPTHS, BEAMS]."""
         x, z = self.beams
         inhaled, (drift, press) = self.breathing.inhaled(time_s), self.breathing.probe_mm(time_s)
         below_wall = np.clip(self.beam_depths / self.wall_mm - 1, 0, 1)       # organs slide under the wall
         across = x + drift + below_wall * inhaled * self.excursion_mm[0]
         down = z + press * np.clip(self.beam_depths / self.wall_mm, 0, 1) + below_wall * inhaled * self.excursion_mm[1]
-        met = resample(self.canvas, (down - self.z[0, 0]) / self.step_mm, (across - self.x[0, 0]) / self.step_mm)
-        loss_db = np.cumsum(met[..., 2], axis=0) * self.step_mm
-        return met[..., :2] * (10 ** (-loss_db / 20))[..., None]
+        return (down - self.z[0, 0]) / self.step_mm, (across - self.x[0, 0]) / self.step_mm
