@@ -4,7 +4,8 @@ reads   data/frames/<task>/              frame store of the source of the same n
         models/pretrained.safetensors    the backbone's architecture and, for `init: pretrained`, its weights
 writes  data/folds/<task>.csv            clip, patient, label, fold (empty if left out), copy_of (clips of another patient or
                                          label that it looks like), left_out (the reason)
-        reports/predictions/<task>.csv   a row per seed and held-out frame: seed, clip, patient, fold, frame, label, p_<class> …
+        reports/predictions/<task>.csv   a row per seed and held-out frame: seed, clip, patient, group (that of patients who
+                                         share a copied clip is one), fold, frame, label, p_<class> …
         reports/probes/<task>.csv        a row per probe of the frozen features and held-out clip: probe, clip, patient, fold, …
         reports/finetune/<task>.csv      a row per seed, fold and epoch: seed, fold, epoch, loss, inner_loss (empty without an
                                          inner part), held_out_correct, held_out_frames
@@ -174,7 +175,7 @@ def write(
 ) -> None:
     """The folds, the predictions, the probes and the epochs of a task, as csv."""
     names = [f"p_{name}" for name in classes]
-    known = table[["clip", "patient", "fold", "frame", "label"]]
+    known = table[["clip", "patient", "group", "fold", "frame", "label"]]
     by_seed = {seed: known.join(pd.DataFrame(values.numpy().round(6), columns=names)) for seed, values in predicted.items()}
     predictions = pd.concat(by_seed, names=["seed"]).reset_index("seed")
     outputs = {

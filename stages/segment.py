@@ -190,7 +190,7 @@ def score(table: pd.DataFrame, lesions: np.ndarray, detected: list[dict], thresh
         inside = np.array(sure[row], bool).reshape(-1, *truth.shape)            # K x H x W
         counts = {"lesions": len(np.unique(truth[truth > 0])), "found": masks.found(truth, inside), "predicted": len(inside)}
         rows.append(counts | masks.overlap(truth > 0, inside.any(0)))
-    return pd.concat([table[["clip", "patient", "fold", "label"]], pd.DataFrame(rows).round(6)], axis=1)
+    return pd.concat([table[["clip", "patient", "group", "fold", "label"]], pd.DataFrame(rows).round(6)], axis=1)
 
 
 def write(task: str, clips: pd.DataFrame, images: pd.DataFrame, detected: list[dict], folds: pd.DataFrame) -> None:

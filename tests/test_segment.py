@@ -20,7 +20,7 @@ VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probabilit
          "contrast": 0.0, "mean": 0.5, "std": 0.25}
 SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block", "folds": 2, "fold_seed": 0, "epochs": 1,
             "batch_size": 4, "input_px": 32, "pyramid_width": 8, "anchors": [0.25, 0.5, 0.5, 1.0, 1.0], "proposals": 8,
-            "score_threshold": 0.5, "views": VIEWS,
+            "score_threshold": 0.5, "views": VIEWS, "assemble_us4": {"copy_distance": {"clips": 0.25, "stills": 0.15}},
             "optimizer": {"name": "adam", "learning_rate": 0.001, "weight_decay": 0.0, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
             "tasks": {"toy": {"classes": ["dark", "bright"], "subsets": []}}}
@@ -166,7 +166,7 @@ def test_it_learns_to_segment_a_few_images():
     optimizer = SETTINGS["optimizer"] | {"learning_rate": 0.003}
     list(segment.train(net, frames, torch.from_numpy(maps).unsqueeze(1), views, optimizer, 60, 4, draw))
     detected = segment.predict(net, frames, list(range(8)), 8)
-    table = pd.DataFrame({"row": range(8), "clip": "", "patient": "", "fold": 0, "label": ""})
+    table = pd.DataFrame({"row": range(8), "clip": "", "patient": "", "group": "", "fold": 0, "label": ""})
     often = (maps > 0).mean(0)
     constant = max(np.mean([masks.overlap(truth > 0, often >= share)["dice"] for truth in maps])
                    for share in np.unique(often)[1:])

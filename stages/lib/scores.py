@@ -1,6 +1,6 @@
 """Scores of held-out predictions: scikit-learn's definitions, at frame and at clip (video) level, and their intervals.
 
-A prediction table has a line per held-out frame: clip, patient, fold, frame, label and a column p_<class> for every
+A prediction table has a line per held-out frame: clip, patient, group, fold, frame, label and a column p_<class> for every
 class. What a table cannot tell is NaN: the AUROC of a class without clips, the precision of a class never predicted.
 With a column `seed` it holds every frame once per seed: each seed is scored on its own, and the scores are averaged.
 """
@@ -18,7 +18,7 @@ from stages.lib.tasks import groups
 def clip_level(predictions: pd.DataFrame) -> pd.DataFrame:
     """Mean class probabilities over the frames of every clip: a line per seed and clip, sorted by both."""
     probabilities = [column for column in predictions if column.startswith("p_")]
-    keys = [column for column in ("seed", "clip", "patient", "fold", "label") if column in predictions]
+    keys = [column for column in ("seed", "clip", "patient", "group", "fold", "label") if column in predictions]
     return predictions.groupby(keys, as_index=False)[probabilities].mean()
 
 

@@ -18,9 +18,7 @@ import pandas as pd
 
 from stages.lib.params import UserError
 
-TEXT = dict.fromkeys(
-    "clip path patient label subset masks source checksum left_out split pooled_class outcome reason names copy_of".split(), str
-)
+TEXT = "clip path patient group label subset masks source checksum left_out split pooled_class outcome reason names copy_of"
 FAN = ["fan_apex_x", "fan_apex_y", "fan_half_angle", "fan_near", "fan_far"]    # columns of clips.csv: see stages/lib/fan.py
 NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity", *FAN]  # columns where an empty field is NaN
 
@@ -49,7 +47,8 @@ def read(folder: str | Path) -> Store:
 
 def table(path: str | Path) -> pd.DataFrame:
     """Read a csv whose text columns (ids, labels, reasons) stay text, an empty field being the empty string."""
-    return pd.read_csv(path, dtype=TEXT, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""))
+    empty = dict.fromkeys(NUMBERS, "")
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT.split(), str), keep_default_na=False, na_values=empty)
 
 
 @contextmanager

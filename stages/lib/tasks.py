@@ -35,5 +35,9 @@ def task_clips(task: str, tasks: dict) -> pd.DataFrame:
 
 
 def groups(clips: pd.DataFrame) -> pd.Series:
-    """What must not be split: the patient, or the clip itself where the patient is unknown."""
+    """What must not be split: the column `group` (stages/lib/copies.py) if there is one, else the patient, or the clip itself
+    where the patient is unknown.
+    """
+    if "group" in clips:
+        return clips["group"]
     return clips["patient"].where(clips["patient"] != "", "clip " + clips["clip"])

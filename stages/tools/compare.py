@@ -28,7 +28,7 @@ def main(first: str, second: str, tasks: list[str]) -> None:
 def clips(task: str, run: str) -> pd.DataFrame:
     """The clip-level predictions of a run, a line per seed and clip."""
     text = read(f"reports/predictions/{task}.csv", run)
-    texts = dict.fromkeys(("clip", "patient", "label"), str)
+    texts = dict.fromkeys(("clip", "patient", "group", "label"), str)
     return scores.clip_level(pd.read_csv(io.StringIO(text), dtype=texts, keep_default_na=False))
 
 
