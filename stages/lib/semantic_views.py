@@ -184,8 +184,9 @@ def reseen(points: torch.Tensor, fan: torch.Tensor, seen_fan: torch.Tensor, dept
     apex_x, apex_y, angle, near, far = seen_fan[:, :, None, None].unbind(1)
     across, along = points[..., 0] - apex_x, points[..., 1] - apex_y
     beam = torch.atan2(across, along) / angle
-    depth = (torch.hypot(across, along) - near) / (far - near) * depth_scale[:, None, None]
-    inside = (beam.abs() <= 1 + EDGE) & (depth >= -EDGE) & (depth <= 1 + EDGE)
+    shown = (torch.hypot(across, along) - near) / (far - near)
+    depth = shown * depth_scale[:, None, None]
+    inside = (beam.abs() <= 1 + EDGE) & (shown >= -EDGE) & (torch.maximum(shown, depth) <= 1 + EDGE)
     apex_x, apex_y, angle, near, far = fan[:, :, None, None].unbind(1)
     reach = near + depth * (far - near)
     found = torch.stack([apex_x + reach * (beam * angle).sin(), apex_y + reach * (beam * angle).cos()], -1)
