@@ -167,7 +167,8 @@ def other_fan(fan: torch.Tensor, opening: torch.Tensor, changed: torch.Tensor, c
     scale = _extent(angle, fan[:, 3], far) / _extent(wide, near, near + depth)
     near, depth = near * scale, depth * scale
     middle = apex_y + (fan[:, 3] * angle.cos() + far) / 2
-    return torch.stack([apex_x, middle - (near * wide.cos() + near + depth) / 2, wide, near, near + depth], 1)
+    other = torch.stack([apex_x, middle - (near * wide.cos() + near + depth) / 2, wide, near, near + depth], 1)
+    return torch.where((changed | (opening != 1))[:, None], other, fan)    # as it is to the last bit, for `reseen`
 
 
 def _extent(angle: torch.Tensor, near: torch.Tensor, far: torch.Tensor) -> torch.Tensor:
