@@ -199,7 +199,7 @@ def test_local_contrast_is_the_loop_over_surroundings(side, reach):
 def test_the_changes_come_in_this_order():
     """Blur, denoising, local contrast, brightness and contrast, gamma, noise: each by its own function, one after the other."""
     images, settings = frames(2), OFF | {"blur_sigma_px": [1.0, 1.0]}
-    steps = {"blur": double(1, 0.6), "denoising": double(0.05, 0.2), "local_contrast": double(0.5, 0.2),
+    steps = {"blur": double(1, 0.6), "denoising": double(0.05, 0.2), "local_contrast": double(3.0, 2.0),
              "factors": double(0.7, 1.4).expand(2, 2), "gamma": double(0.7, 1.3), "speckle": double(0.1, 0.2)}
     one_by_one = images
     for name, value in steps.items():
