@@ -203,7 +203,10 @@ def start(folder, options="--standalone --nproc-per-node 2"):
 
 def finish(process):
     """What a run that ends well has printed."""
-    out, errors = process.communicate(timeout=120)
+    try:
+        out, errors = process.communicate(timeout=120)
+    finally:
+        process.terminate()         # of one that hangs torchrun ends the workers
     assert process.returncode == 0, errors
     return out
 
