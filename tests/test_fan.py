@@ -203,7 +203,7 @@ def test_the_geometry_of_rings_of_many_openings_and_faces():
 
 
 @pytest.mark.parametrize("degrees", [30, 40])
-@pytest.mark.parametrize("visible", [0.9, 0.75])
+@pytest.mark.parametrize("visible", [0.9, 0.75, 0.6])
 def test_the_geometry_of_a_ring_that_the_picture_cuts_at_its_sides(degrees, visible):
     found = ring(degrees, 0.35, visible=visible)
     geometry = fan.sector(found)
