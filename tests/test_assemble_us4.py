@@ -96,6 +96,23 @@ def test_no_patient_is_on_both_sides_and_every_source_gives_its_share(sources):
     assert clips[clips["source"] == "butterfly"]["split"].value_counts().to_dict() == {"train": 8, "held_out": 3}
 
 
+def test_the_fans_geometry_is_passed_on_and_stays_empty_where_it_is_not_known(sources):
+    """Of every second butterfly clip, from a store with the columns; the other source's store was made without them."""
+    path = sources / "data/frames/butterfly/clips.csv"
+    table = store.table(path)
+    known = {clip: [0.5, -0.125 * number, 0.01 * number, 0.25, 1.0625] for number, clip in enumerate(table["clip"])}
+    known = {clip: known[clip] for clip in table["clip"][1::2]}
+    table[store.FAN] = [known.get(clip, [None] * 5) for clip in table["clip"]]
+    table.to_csv(path, index=False)
+    assemble_us4.main(**SETTINGS)
+    clips = pd.read_csv("data/us4/clips.csv", dtype=str, keep_default_na=False).set_index("clip")[store.FAN]
+    for name, fields in clips.iterrows():
+        source, _, clip = name.partition("/")
+        expected = known.get(clip) if source == "butterfly" else None
+        assert [float(field) for field in fields if field] == pytest.approx(expected or []), name
+    assert (clips != "").all(axis=1).sum() == 6 and (clips == "").all(axis=1).sum() == len(clips) - 6
+
+
 def test_the_seed_decides_the_split(sources):
     splits = []
     for seed in (0, 0, 1, 2):

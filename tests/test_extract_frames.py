@@ -366,6 +366,26 @@ def test_store_round_trip(raw):
     assert data.clip_table["checksum"].nunique() == 2
 
 
+def test_the_fans_geometry_is_in_the_table_and_empty_where_it_is_not_known(raw, monkeypatch):
+    """Of a clip whose fan fills the picture as a linear probe's does, of one without a fan, and of one that is left out."""
+    inside = np.zeros((48, 64), np.uint8)
+    inside[4:44, 17:47] = 1
+    write_video(raw / "a.avi", [frame * inside[..., None] for frame in film(20)])
+    specks = [np.zeros((48, 64, 3), np.uint8) for _ in range(20)]
+    for number, frame in enumerate(specks):
+        frame[4:8, 10 : 12 + number % 2] = 200
+    write_video(raw / "b.avi", specks)
+    text_as_video(raw)
+    data = extract(raw)
+    known, unknown, bad = (line(data, clip)[store.FAN].astype(float) for clip in ("a.avi", "b.avi", "bad.mp4"))
+    assert line(data, "a.avi").crop == "fan" and line(data, "b.avi").crop == "full"
+    assert known["fan_half_angle"] == pytest.approx(0.01) and known["fan_apex_x"] == 0.5
+    assert known["fan_far"] - known["fan_near"] == pytest.approx(1, abs=0.01)
+    assert unknown.isna().all() and bad.isna().all()
+    fields = pd.read_csv("data/frames/custom/clips.csv", dtype=str, keep_default_na=False).set_index("clip")[store.FAN]
+    assert (fields.loc[["b.avi", "bad.mp4"]] == "").all(axis=None) and (fields.loc["a.avi"].str.len() <= 8).all()
+
+
 def test_copies_have_the_same_checksum(raw):
     write_video(raw / "a.avi", film(20))
     shutil.copy(raw / "a.avi", raw / "b.avi")

@@ -107,7 +107,7 @@ class _SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm with the statistics of all ranks' images, where torch's own, which is for GPUs only, cannot be had."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        if _parts == 1:
+        if _parts == 1 or not self.training:
             return super().forward(image)
         values = image.to(torch.promote_types(image.dtype, torch.float32))      # b x C x H x W
         count = _Sum.apply(values.new_tensor(values[:, 0].numel()))

@@ -35,9 +35,8 @@ class Resume:
 
     def load(self) -> dict | None:
         """The state that an interrupted run of the same key left, or None."""
-        if not self.path.exists():
-            return None
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else {"key": None}
+        ranks.wait()        # else a slower process would read what a quicker one has saved since
         return state if state.pop("key") == self.key else None
 
     def save(self, **state) -> None:

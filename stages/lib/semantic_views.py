@@ -167,7 +167,8 @@ def other_fan(fan: torch.Tensor, opening: torch.Tensor, changed: torch.Tensor, c
     scale = _extent(angle, fan[:, 3], far) / _extent(wide, near, near + depth)
     near, depth = near * scale, depth * scale
     middle = apex_y + (fan[:, 3] * angle.cos() + far) / 2
-    return torch.stack([apex_x, middle - (near * wide.cos() + near + depth) / 2, wide, near, near + depth], 1)
+    other = torch.stack([apex_x, middle - (near * wide.cos() + near + depth) / 2, wide, near, near + depth], 1)
+    return torch.where((changed | (opening != 1))[:, None], other, fan)    # as it is to the last bit, for `reseen`
 
 
 def _extent(angle: torch.Tensor, near: torch.Tensor, far: torch.Tensor) -> torch.Tensor:
@@ -184,8 +185,9 @@ def reseen(points: torch.Tensor, fan: torch.Tensor, seen_fan: torch.Tensor, dept
     apex_x, apex_y, angle, near, far = seen_fan[:, :, None, None].unbind(1)
     across, along = points[..., 0] - apex_x, points[..., 1] - apex_y
     beam = torch.atan2(across, along) / angle
-    depth = (torch.hypot(across, along) - near) / (far - near) * depth_scale[:, None, None]
-    inside = (beam.abs() <= 1 + EDGE) & (depth >= -EDGE) & (depth <= 1 + EDGE)
+    shown = (torch.hypot(across, along) - near) / (far - near)
+    depth = shown * depth_scale[:, None, None]
+    inside = (beam.abs() <= 1 + EDGE) & (shown >= -EDGE) & (torch.maximum(shown, depth) <= 1 + EDGE)
     apex_x, apex_y, angle, near, far = fan[:, :, None, None].unbind(1)
     reach = near + depth * (far - near)
     found = torch.stack([apex_x + reach * (beam * angle).sin(), apex_y + reach * (beam * angle).cos()], -1)
