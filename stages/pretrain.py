@@ -145,12 +145,13 @@ def better(best: dict, keep: str, row: dict, model: ContrastiveMethod) -> dict:
 def augmentation(block: dict, views: dict, name: str) -> Views:
     """The views of a method's block, or the semantic ones with that block's normalisation."""
     own = Views(**checked(Views, block, {key: f"{name}.{key}" for key in block}))
-    choice = views["pipeline"]
+    choice = views.get("pipeline")
     require(choice in PIPELINES, f"params.yaml: views.pipeline is {choice!r}; choose from {', '.join(PIPELINES)}")
     if choice == "published":
         return own
-    names = {key: f"views.semantic.{key}" for key in views["semantic"]}
-    return SemanticViews(**checked(SemanticViews, views["semantic"] | {"mean": own.mean, "std": own.std}, names))
+    settings = views.get("semantic", {})
+    names = {key: f"views.semantic.{key}" for key in settings}
+    return SemanticViews(**checked(SemanticViews, settings | {"mean": own.mean, "std": own.std}, names))
 
 
 def build(

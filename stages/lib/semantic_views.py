@@ -30,7 +30,7 @@ class SemanticViews(Views):
         rotation_degrees, shear_degrees: largest, to either side, about the centre.
         brightness, contrast: as in `Views`.
         gamma: exponent of the grey values.
-        local_contrast: largest gain of what differs from its surroundings (a twentieth of the frame).
+        local_contrast: largest gain of what differs from its surroundings (a twentieth of the frame to each side).
         denoising: largest threshold in grey values 0…1 under which the details of a Haar wavelet vanish.
         blur_probability, blur_sigma_px: of a Gaussian blur.
         speckle: largest spread of noise that multiplies the grey values.
