@@ -31,7 +31,7 @@ class SmallBackbone(nn.Module):
         )
 
     def forward(self, frames):
-        return self.network(frames)
+        return self.network(frames.flatten(0, -4))
 
 
 @pytest.fixture
@@ -182,11 +182,11 @@ def test_the_meta_set_is_the_held_out_part_and_any_of_its_frames(sets, monkeypat
     """Frames are told by their pixels: no training frame among them, and not frame 0 alone."""
     train, held_out = sets
     model = build("meta_uscl", train, held_out, meta_batch_size=3)
-    monkeypatch.setattr(type(model.views), "__call__", lambda self, frames, draw: frames)
+    monkeypatch.setattr(model, "augment", lambda frames, clips, draw, dim: frames)
     monkeypatch.setattr(type(model.views), "normalise", lambda self, frames: frames)
     seen = set()
     for _ in range(60):
-        left, right = model.meta_views().chunk(2)
+        left, right = model.meta_views()
         assert torch.equal(left, right) and len(left) == 3
         seen |= {frame.numpy().tobytes() for frame in left}
     frames = [{frame.numpy().tobytes() for frame in part.frames[torch.arange(len(part.frames))]} for part in (held_out, train)]
@@ -273,7 +273,7 @@ def test_frames_are_mixed_before_they_are_augmented(model, draw, monkeypatch):
     weights = model.mixing_weights(clips, draw).double()
     monkeypatch.setattr(model, "mixing_weights", lambda *_: weights)
     given = []
-    monkeypatch.setattr(type(model.views), "__call__", lambda self, mixed, draw: given.append(mixed) or mixed)
+    monkeypatch.setattr(model, "augment", lambda mixed, clips, draw, dim: given.append(mixed.flatten(0, 1)) or mixed)
     model.pairs(frames, clips, draw)
     expected = [sum(weights[side, b, n] * frames[b, n] for n in range(3)) for side in range(2) for b in range(len(frames))]
     assert torch.allclose(given[0], torch.stack(expected), atol=1e-12)
