@@ -23,14 +23,24 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
 from stages.lib import checkpoint, figures, masks, scores, store
+from stages.lib.page import render
 from stages.lib.params import UserError, require, run
 from stages.lib.tasks import groups
 
+SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 and the title
+    "run": "What was run",
+    "scores": "Scores",
+    "segmentation": "Segmentation of lesions",
+    "confusion": "Confusion matrices",
+    "roc": "ROC curves",
+    "pretraining": "Pretraining",
+    "us4": "Clips used and left out",
+    "limits": "Limits",
+}
 ROC_POINTS = 100  # per curve: enough for the eye, few enough for git
 
 
@@ -68,7 +78,15 @@ def main(
                    "finetune": finetune}
     parameters |= {"segment": segment} if segmented else {}
     parameters |= {"tasks": {name: tasks[name] for name in names}}
-    page = _page(
+    page = render(
+        "report.html.j2",
+        sections={name: title for name, title in SECTIONS.items() if name != "segmentation" or segmented},
+        method=pretrain["method"],
+        tasks=", ".join(names),
+        pretrained_start=finetune["init"] == "pretrained",
+        interval=f"{100 * confidence:g}\u00a0%",
+        seeds=finetune["seeds"],
+        phantom=collection == "phantom",
         results=results,
         segmented=segmented,
         facts=facts,
@@ -81,7 +99,6 @@ def main(
         audit=_read("reports/us4_audit.csv").to_dict("records"),
         parameters=pd.json_normalize(parameters).to_dict("records")[0],  # {"pretrain.epochs": …}, the names for -S
         bootstrap_samples=bootstrap_samples,
-        confidence=confidence,
         revision=_revision(),
     )
     outputs = {"metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n", "report.html": page}
@@ -176,13 +193,6 @@ def _revision() -> str:
         return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
-
-
-def _page(**values) -> str:
-    """The page, all text escaped: names of clips are the user's."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return pages.get_template("report.html.j2").render(values)
 
 
 def _write(folder: Path, outputs: dict[str, str]) -> None:

@@ -116,8 +116,8 @@ def test_the_leak_guard_finds_changed_copies_of_pocus_clips(extracted, tmp_path,
     bits = copies.store_hashes("data/frames/pocus", clips["clip"])
     for clip in clips.iloc[::22].itertuples():
         rewritten(clip, tmp_path / "copy.mp4", change)
-        extract_frames.extract(tmp_path / "copy.mp4", math.nan, tmp_path / "copy.npy", 3.0, 30, 25.0, 64)
-        apart, near = copies.compare([hashes(np.load(tmp_path / "copy.npy"))], bits, LIMIT)
+        extract_frames.extract(tmp_path / "copy.mp4", math.nan, tmp_path / "copy", [], 3.0, 30, 25.0, 64)
+        apart, near = copies.compare([hashes(np.load(tmp_path / "copy.frames.npy"))], bits, LIMIT)
         assert near[0, clip.Index] and apart[0].argmin() == clip.Index, (clip.clip, apart[0, clip.Index])
 
 
