@@ -20,16 +20,14 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from stages.lib import checkpoint, figures, masks, scores, store
+from stages.lib import checkpoint, figures
 from stages.lib.page import render
-from stages.lib.params import UserError, require, run
-from stages.lib.tasks import groups
+from stages.lib.params import require, run
+from stages.lib.results import defined, evaluate, lesions, read
 
 SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 and the title
     "run": "What was run",
@@ -41,7 +39,6 @@ SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 a
     "us4": "Clips used and left out",
     "limits": "Limits",
 }
-ROC_POINTS = 100  # per curve: enough for the eye, few enough for git
 
 
 def main(
@@ -67,11 +64,11 @@ def main(
         require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
     results = [evaluate(name, tasks[name]["classes"], bootstrap_samples, confidence, seed) for name in names]
     segmented = {f"{name}_segmentation": lesions(name, bootstrap_samples, confidence, seed) for name in segment["tasks"]}
-    epochs, facts = _read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
+    epochs, facts = read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
-    pretrained = _defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
-    pairs = _read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
+    pretrained = defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
+    pairs = read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
     metrics = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
     parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views,
@@ -96,7 +93,7 @@ def main(
         losses=figures.losses(epochs, pretrained["epoch"]),
         measures=figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
         pairs=figures.pair_weights(pairs) if "weight" in pairs and pairs["weight"].nunique() > 1 else "",
-        audit=_read("reports/us4_audit.csv").to_dict("records"),
+        audit=read("reports/us4_audit.csv").to_dict("records"),
         parameters=pd.json_normalize(parameters).to_dict("records")[0],  # {"pretrain.epochs": …}, the names for -S
         bootstrap_samples=bootstrap_samples,
         revision=_revision(),
@@ -110,81 +107,6 @@ def main(
         print("{0}: balanced accuracy {balanced_accuracy}, {1:g} % interval {balanced_accuracy_low} to "
               "{balanced_accuracy_high}".format(name, 100 * confidence, **metrics[name]))
     print("reports/report.html: open it in a browser; the same numbers are in reports/metrics.json")
-
-
-def evaluate(task: str, classes: list[str], samples: int, confidence: float, seed: int) -> dict:
-    """What the page and the metrics say about one task, all of it from the task's prediction file.
-
-    Raises:
-        UserError: a file is missing, or it does not hold the predictions of the clips that data/folds lists.
-    """
-    frames, folds = _read(f"reports/predictions/{task}.csv"), _read(f"data/folds/{task}.csv")
-    _check(frames, folds, task, classes)
-    clips, epochs = scores.clip_level(frames), _read(f"reports/finetune/{task}.csv", pd.read_csv)
-    per_class = scores.over_seeds(scores.per_class, clips, classes).rename(columns={"count": "clips"})
-    probes = scores.probes(_read(f"reports/probes/{task}.csv"), classes)
-    roc = scores.roc(clips, classes, ROC_POINTS)
-    return {
-        "task": task,
-        "classes": classes,
-        "frames": len(scores.by_seed(frames)[0]),
-        "metrics": _defined(scores.summary(frames, epochs, classes, samples, confidence, seed) | probes),
-        "by_fold": scores.over_seeds(scores.by_fold, clips, classes).to_dict("records"),
-        "per_class": per_class,
-        "matrices": {"Clips": scores.confusion(clips, classes), "Frames": scores.confusion(frames, classes)},
-        "confusion": pd.DataFrame({"actual": clips["label"], "predicted": scores.predicted(clips, classes)}),
-        "roc": roc,
-        "roc_figure": figures.roc(roc, per_class.set_index("class")["auroc"].to_dict(), task),
-        "unknown_patients": clips.loc[clips["patient"] == "", "clip"].nunique(),
-        "left_out": folds[folds["left_out"] != ""].to_dict("records"),
-        "copies": folds[folds["copy_of"] != ""].to_dict("records"),
-    }
-
-
-def lesions(task: str, samples: int, confidence: float, seed: int) -> dict[str, float]:
-    """The numbers of the segmentation of a task.
-
-    Raises:
-        UserError: a file is missing, or it does not hold the predictions of the images that data/folds lists.
-    """
-    path, again = f"reports/predictions/{task}_segmentation.csv", f"run `dvc repro -f segment@{task}`"
-    images, folds = _read(path), _read(f"data/folds/{task}_segmentation.csv")
-    unlike = sorted(set(folds.loc[folds["left_out"] == "", "clip"]) ^ set(images["clip"]))
-    require(not unlike, f"{path} and data/folds/{task}_segmentation.csv differ in {', '.join(unlike[:1])}; {again}")
-    by_fold = _read(path.replace(".csv", "_folds.csv"), pd.read_csv)
-    return _defined(masks.summary(images, by_fold, samples, confidence, seed))
-
-
-def _check(frames: pd.DataFrame, folds: pd.DataFrame, task: str, classes: list[str]) -> None:
-    """Stop where the predictions are not those of the clips in the folds, or a patient stands in two folds."""
-    path, again = f"reports/predictions/{task}.csv", f"run `dvc repro -f finetune@{task}`"
-    chances = [f"p_{name}" for name in classes]
-    missing = sorted({"seed", "clip", "patient", "fold", "label", *chances} - set(frames))
-    require(not missing, f"{path} has no column {', '.join(missing)}; {again}")
-    require(len(frames) > 0, f"{path} has no line: no clip of {task} was held out; see data/folds/{task}.csv")
-    strange = sorted(set(frames["label"]) - set(classes))
-    require(not strange, f"{path} has the label {', '.join(strange)}, which tasks.{task}.classes does not name")
-    finite = frames[chances].apply(pd.to_numeric, errors="coerce").notna().all(axis=None)
-    require(finite, f"{path} has an empty probability: training diverged; lower finetune.optimizer.learning_rate")
-    unlike = sorted(set(folds.loc[folds["left_out"] == "", "clip"]) ^ set(frames["clip"]))
-    require(not unlike, f"{path} and data/folds/{task}.csv differ in {', '.join(unlike[:1])}; {again}")
-    in_folds = frames.groupby(groups(frames))["fold"].nunique()
-    require(in_folds.max() == 1, f"{path}: patient {in_folds.idxmax()} stands in two folds; {again}")
-
-
-def _read(path: str, reader: Callable = store.table):
-    """What `reader` makes of the file; a missing or unreadable file becomes a sentence."""
-    try:
-        return reader(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except ValueError as error:  # pandas: an empty or broken csv
-        raise UserError(f"{path} cannot be read ({error}); remove it and run `dvc repro` to make it again") from None
-
-
-def _defined(numbers: dict[str, float]) -> dict[str, float]:
-    """The numbers that are defined, four digits after the point: JSON knows no NaN."""
-    return {key: round(value, 4) for key, value in numbers.items() if np.isfinite(value)}
 
 
 def _revision() -> str:
