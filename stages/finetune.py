@@ -25,7 +25,7 @@ from stages.lib.initial import named_file
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
 from stages.lib.tasks import task_clips
-from stages.lib.training import progress
+from stages.lib.training import Progress
 from stages.lib.views import Views
 
 
@@ -95,17 +95,18 @@ def main(
     state = {"seeds": seeds, "folds": folds, "fold_seed": fold_seed, "inner_fraction": inner, "label_fraction": label_fraction}
     state |= {"copy_distance": same._asdict()}
     resume = unfinished(task, recipe, state | {"device": frames.grey.device.type})
-    predicted, rows = cross_validate(recipe, frames, runs, resume, f"finetune {task}: epoch")
+    predicted, rows = cross_validate(recipe, frames, runs, resume, f"finetune {task}")
     probed = probes.predict(features(initial.backbone.to(frames.grey.device), frames.grey, views), frames.table, classes,
                             [part for number, _, part in runs if number == seeds[0]])
     everyone = torch.arange(len(frames.grey), device=frames.grey.device)
-    epochs_done = progress(range(epochs), epochs, f"finetune {task}, all patients: epoch")
-    *_, ((network, _), _) = zip(fit(recipe, frames, everyone, stream), epochs_done, strict=True)
+    epochs_done = Progress(f"finetune {task}, all patients", epochs)
+    for fitted in fit(recipe, frames, everyone, stream):        # the network and its loss, after every epoch
+        epochs_done.step(loss=fitted[1])
 
     write(task, clips, frames.table, classes, predicted, rows, probed)
     facts = {key: getattr(recipe, key) for key in ("arch", "classes", "epochs", "init", "trainable")}
     facts |= {"task": task, "seed": seeds[0], "size_px": frames.grey.shape[-1], "mean": views.mean, "std": views.std}
-    checkpoint.write(network.weights(), facts | extract_frames, Path(f"models/{task}.safetensors"))
+    checkpoint.write(fitted[0].weights(), facts | extract_frames, Path(f"models/{task}.safetensors"))
     resume.remove()
 
 
@@ -150,8 +151,7 @@ def cross_validate(
     state = resume.load() or {"predicted": empty, "rows": []}
     predicted, rows = state["predicted"], state["rows"]
     folds = 1 + max(fold for _, fold, _ in runs)
-    in_all = len(runs) * recipe.epochs
-    steps_done = progress(range(len(rows), in_all), in_all, what)
+    epochs_done = Progress(what, len(runs) * recipe.epochs, len(rows))
     for seed, fold, part in runs[len(rows) // recipe.epochs:]:
         inside = {name: frames.table["clip"].isin(clips).to_numpy() for name, clips in part.items()}
         check_apart(frames.table, inside)
@@ -163,7 +163,7 @@ def cross_validate(
             correct = int((probabilities[-1].argmax(1) == frames.labels[places["held_out"]]).sum())
             rows.append({"seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss, "inner_loss": losses[-1],
                          "held_out_correct": correct, "held_out_frames": len(places["held_out"])})
-            next(steps_done)
+            epochs_done.step(fold=fold, loss=loss)
         chosen = min(range(recipe.epochs), key=losses.__getitem__) if part["inner"] else -1     # the earlier of equals
         predicted[seed][places["held_out"].cpu()] = probabilities[chosen].cpu()
         resume.save(predicted=predicted, rows=rows)

@@ -28,7 +28,7 @@ from stages.lib.params import UserError, checked, require, run
 from stages.lib.probe import held_out_loss, measures
 from stages.lib.resume import Resume, restore, snapshot
 from stages.lib.semantic_views import SemanticViews
-from stages.lib.training import descent, device, generator, progress, set_learning_rate
+from stages.lib.training import Progress, descent, device, generator, set_learning_rate
 from stages.lib.views import Views
 
 STAGES = Path(__file__).parent
@@ -93,7 +93,8 @@ def main(
         resume.save(**snapshot(moving, draw), **done)
     loss_of = ranks.loss_of(model)
 
-    for epoch in progress(range(len(done["rows"]), epochs), epochs, f"pretrain {method}: epoch"):
+    epochs_done = Progress(f"pretrain {method}", epochs, len(done["rows"]))
+    for epoch in range(len(done["rows"]), epochs):
         start = time.perf_counter()
         row = {"epoch": epoch, "step": (epoch + 1) * steps, "learning_rate": schedule((epoch + 1) * steps - 1)}
         going = {"optimizer": optimizer, "schedule": schedule, "draw": draw}
@@ -111,6 +112,7 @@ def main(
         done["rows"].append(row | {"seconds": round(time.perf_counter() - start, 3)})
         done["best"] = better(done["best"], block["keep"], row, model)
         resume.save(**snapshot(moving, draw), **done)
+        epochs_done.step(loss=row["loss"], held_out_loss=row["held_out_loss"])
 
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
     if ranks.first():

@@ -30,7 +30,7 @@ from stages.lib.networks import Backbone
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
 from stages.lib.tasks import task_clips
-from stages.lib.training import descent, generator, progress, set_learning_rate
+from stages.lib.training import Progress, descent, generator, set_learning_rate
 from stages.lib.views import Views
 
 
@@ -102,7 +102,7 @@ def main(
     state = resume.load() or {"detected": [], "folds": []}
     detected, rows = state["detected"], state["folds"]
 
-    steps_done = progress(range(len(rows) * epochs, folds * epochs), folds * epochs, f"segment {task}: epoch")
+    epochs_done = Progress(f"segment {task}", folds * epochs, len(rows) * epochs)
     data = frames.grey, torch.from_numpy(lesions).unsqueeze(1).to(where)    # N x 1 x H x W each
     for fold in range(len(rows), folds):
         held_out = table["fold"].to_numpy(dtype=int) == fold
@@ -114,7 +114,7 @@ def main(
         losses = []
         for loss in train(network, *training, views, optimizer, epochs, batch_size, draw):
             losses.append(loss)
-            next(steps_done)
+            epochs_done.step(fold=fold, loss=loss)
         images = table["row"][held_out].tolist()
         ours = predict(network, data[0][torch.from_numpy(held_out).to(where)], images, batch_size)
         maps = dict(zip(images, lesions[held_out], strict=True))

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable
 
 import torch
 from tqdm import tqdm
@@ -90,11 +91,29 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def progress(numbers: range, total: int, what: str) -> Iterator[int]:
-    """Go through `numbers` with a bar on a terminal (time left) and ten plain lines elsewhere."""
-    bar = tqdm(numbers, desc=what, total=total, initial=total - len(numbers), disable=None if ranks.first() else True,
-               dynamic_ncols=True)
-    for number in bar:
-        if bar.disable and ranks.first() and number % max(1, total // 10) == 0:
-            print(f"{what} {number + 1} of {total}", flush=True)
-        yield number
+class Progress:
+    """How far a long run is: on a terminal a bar with the time left, elsewhere a plain line per epoch.
+
+    Args:
+        what: is run.
+        epochs: in all.
+        done: of them before, by a run that was killed.
+    """
+
+    def __init__(self, what: str, epochs: int, done: int = 0):
+        self.bar = tqdm(desc=what, total=epochs, initial=done, unit="epoch", dynamic_ncols=True,
+                        disable=None if ranks.first() else True)
+        self.what, self.epochs, self.before, self.done, self.start = what, epochs, done, done, time.monotonic()
+
+    def step(self, **numbers: float) -> None:
+        """An epoch is done; `numbers` say how it went."""
+        self.done += 1
+        if not self.bar.disable:
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
+            self.bar.update()
+            if self.done == self.epochs:
+                self.bar.close()
+        elif ranks.first():
+            left_s = (time.monotonic() - self.start) / (self.done - self.before) * (self.epochs - self.done)
+            said = [f"epoch {self.done} of {self.epochs}", *(f"{name} {value:.4g}" for name, value in numbers.items())]
+            print(f"{self.what}: {', '.join(said)}, {tqdm.format_interval(left_s)} left", flush=True)
