@@ -126,7 +126,8 @@ class SemanticViews(Views):
                 {"gamma": gamma, "local": local_contrast, "denoising": denoising, "speckle": speckle, "noise": noise}.items()}
         frames = denoised(gaussian_blur(frames, blur, self.blur_sigma_px[1]), each["denoising"])
         side = frames.shape[-1] // 20 * 2 + 1
-        around = F.avg_pool2d(frames, side, stride=1, padding=side // 2, count_include_pad=False)
+        around = F.avg_pool2d(frames, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
+        around = F.avg_pool2d(around, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
         frames = (frames + each["local"] * (frames - around)).clamp(0, 1)
         frames = jitter(frames, factors, contrast_first) ** each["gamma"]
         grain, hiss = grains.to(frames.dtype).split(1, 1)
