@@ -13,7 +13,7 @@ writes  reports/metrics.json             {task: {metric: number}}, <task>_segmen
         reports/plots/confusion.csv      task, actual, predicted: a line per seed and clip
         reports/plots/roc.csv            task, class, fpr, tpr
         reports/plots/per_class.csv      task, class, clips, precision, recall, specificity, f1, auroc
-        reports/report.html              self-contained: no script, no request to a network
+        reports/report.html              self-contained: no request to a network; complete without script
 """
 
 import json

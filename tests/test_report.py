@@ -180,7 +180,7 @@ def test_page_stands_alone_and_says_what_matters(run):
     page = Page(source)
     text = re.sub(r"\s+", " ", " ".join(page.words))
     tags = [tag for tag, _ in page.tags]
-    assert not {"script", "link", "iframe", "img"} & set(tags)
+    assert not {"link", "iframe", "img"} & set(tags) and tags.count("script") == 1
     for _, attributes in page.tags:
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith("#")
@@ -237,7 +237,7 @@ def test_page_escapes_the_names_of_clips_and_lists_what_was_left_out(run):
     edit("data/folds/pocus.csv", lambda table: table.replace({"odd.mp4": f"odd {NASTY}"}))
     report.main(**parameters())
     source = Path("reports/report.html").read_text(encoding="utf-8")
-    assert "<script" not in source
+    assert "<script>alert" not in source and source.count("<script") == 1  # the page's own
     assert source.count(html.escape(NASTY)) == 2
     for listed in (f"<b>{html.escape(NASTY)}</b>: no video", f"<b>odd {html.escape(NASTY)}</b>: no class"):
         assert listed in source
