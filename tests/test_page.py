@@ -166,7 +166,7 @@ def test_the_licences_of_the_sources_that_were_used_are_on_the_page(run):
     report.main(**parameters())
     page = Path("reports/report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="licences"') : page.index('<section id="limits"')]
-    rows = re.findall(r'<th scope="row">(\w+)</th><td class="text">[^\n]*?</td><td class="text">([^\n]*?)</td>', section)
+    rows = re.findall(r'<th scope="row">(\w+)</th>[^\n]*<td data-label="Licence">([^\n]*?)</td>', section)
     assert [name for name, _ in rows] == ["butterfly", "pocus", "gallbladder"]
     for name, licence in rows:
         assert licence == import_module(f"stages.sources.{name}").LICENCE
