@@ -93,6 +93,10 @@ def test_likely_copies_of_evaluation_clips_are_left_out_and_named_with_their_dis
     assert (row["clip"], row["copy_of"]) == ("03.mp4", "pocus/c.mp4") and re.fullmatch(r"0\.[01]\d?", row["distance"])
     clips = set(store.read("data/us4").clip_table["clip"])
     assert "butterfly/03.mp4" not in clips and "butterfly/07.mp4" in clips
+    both = {"pocus": TASKS["pocus"] | {"classes": ["covid", "viral"]}}
+    assemble_us4.main(**SETTINGS | {"tasks": both})
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
+    assert audit.loc[audit["reason"] == "looks like an evaluation clip", "copy_of"].tolist() == ["pocus/c.mp4", "pocus/v.mp4"]
     assemble_us4.main(**SETTINGS | {"finetune": {"tasks": []}})
     assert "butterfly/03.mp4" in set(store.read("data/us4").clip_table["clip"])
 
