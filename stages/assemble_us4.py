@@ -5,8 +5,10 @@ writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
         data/us4/frames.csv             row, clip, frame, time_s
         data/us4/clips.csv              clip (source/clip), source, patient, label, pooled_class, split, fps, first, frames,
                                         and the geometry of the fan (stages/lib/fan.py)
-        reports/us4_audit.csv           source, outcome, reason, clips, frames, names (of clips left out; of copies, with
-                                        the evaluation clip and how far the two are apart)
+        reports/us4_audit.csv           source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels: a
+                                        line for all clips of a source that train, one for those held out; then one for each
+                                        that is left out or thinned, with the evaluation clip that it looks like and how far
+                                        the two are apart
 """
 
 from pathlib import Path
@@ -106,17 +108,19 @@ def read_source(
 
 
 def keep_out(clips: pd.DataFrame, source: str, evaluated: Evaluation, limit: copies.Limits) -> pd.DataFrame:
-    """The leak guard: a reason for each clip that a task is evaluated on or that looks like it, and `copy_of`, which it is."""
+    """The leak guard: a reason for each clip that a task is evaluated on or that looks like it; `copy_of`, which it is, and
+    `distance`, how far the two are apart (null where they are the same file)."""
     files = dict(zip(evaluated.checksums, evaluated.names, strict=True))
     clips["copy_of"] = clips["checksum"].where(clips["left_out"] == "", "").map(lambda checksum: files.get(checksum, ""))
     clips["left_out"] = clips["left_out"].mask(clips["copy_of"] != "", "is an evaluation clip")
+    clips["distance"] = np.nan
     free = clips.index[clips["left_out"] == ""]
     bits = copies.store_hashes(Path("data/frames", source), clips["clip"][free])
     apart, near = copies.compare(bits, evaluated.bits, limit)
     for row in np.flatnonzero(near.any(axis=1)):
         nearest = np.where(near[row], apart[row], 1).argmin()
-        found = f"{evaluated.names[nearest]}, distance {apart[row, nearest]:.2f}"
-        clips.loc[free[row], ["left_out", "copy_of"]] = ["looks like an evaluation clip", found]
+        clips.loc[free[row], ["left_out", "copy_of"]] = ["looks like an evaluation clip", evaluated.names[nearest]]
+        clips.loc[free[row], "distance"] = round(float(apart[row, nearest]), 2)
     return clips
 
 
@@ -151,18 +155,28 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
 
 
 def audit(clips: pd.DataFrame) -> pd.DataFrame:
-    """Clips and frames, by source, outcome and reason; clips left out or thinned are named, copies with the original."""
+    """How many clips, frames, known patients and clips of each label, by source and outcome; each clip that is left out or
+    thinned has a line of its own, with the reason and, of a copy, the evaluation clip."""
     taken = clips.assign(outcome=clips["split"].where(clips["left_out"] == "", "left_out"), frames=clips["frames_kept"])
     black = clips[(clips["left_out"] == "") & (clips["frames_black"] > 0)]
     black = black.assign(outcome="frames_dropped", left_out="all-black frames", frames=black["frames_black"])
     rows = pd.concat([taken, black]).rename(columns={"left_out": "reason"})
-    names = rows["clip"] + (" (" + rows["copy_of"] + ")").where(rows["copy_of"] != "", "")
-    rows["names"] = names.where(rows["reason"] != "", "")
-    table = rows.groupby(["source", "outcome", "reason"], as_index=False).agg(
-        clips=("clip", "size"), frames=("frames", "sum"), names=("names", lambda names: "; ".join(filter(None, names)))
+    rows["order"] = rows["outcome"].map(OUTCOMES.index)
+    rows["name"] = rows["clip"].where(rows["reason"] != "", "")
+    keys = ["source", "order", "outcome", "reason", "name", "copy_of", "distance"]
+    table = rows.groupby(keys, as_index=False, dropna=False).agg(
+        clips=("clip", "size"),
+        frames=("frames", "sum"),
+        patients=("patient", lambda patients: patients[patients != ""].nunique()),
+        labels=("label", count),
     )
-    order = table["outcome"].map(OUTCOMES.index)
-    return table.assign(order=order).sort_values(["source", "order", "reason"]).drop(columns="order")
+    return table.drop(columns="order").rename(columns={"name": "clip"})
+
+
+def count(labels: pd.Series) -> str:
+    """`<label> <clips>, …`, the unlabelled last."""
+    numbers = labels.value_counts().to_dict()
+    return ", ".join(f"{name or 'unlabelled'} {numbers[name]}" for name in sorted(numbers, key=lambda name: (name == "", name)))
 
 
 if __name__ == "__main__":

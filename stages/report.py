@@ -7,24 +7,26 @@ reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
         reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
-        reports/us4_audit.csv            source, outcome, reason, clips, frames, names
+        reports/us4_audit.csv            source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels
         models/pretrained.safetensors    the facts in its header, not the weights
 writes  reports/metrics.json             {task: {metric: number}}, <task>_segmentation too; what is undefined is left out
         reports/plots/confusion.csv      task, actual, predicted: a line per seed and clip
         reports/plots/roc.csv            task, class, fpr, tpr
         reports/plots/per_class.csv      task, class, clips, precision, recall, specificity, f1, auroc
-        reports/report.html              self-contained: no script, no request to a network
+        reports/data_card.md             what the pretraining set is made of
+        models/README.md                 the card of the networks in models/
+        reports/report.html              self-contained: no request to a network; complete without script
 """
 
 import json
 import os
-import subprocess
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import checkpoint, figures
+from stages.lib import checkpoint, figures, provenance
 from stages.lib.page import render
 from stages.lib.params import require, run
 from stages.lib.results import defined, evaluate, lesions, read
@@ -37,8 +39,11 @@ SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 a
     "roc": "ROC curves",
     "pretraining": "Pretraining",
     "us4": "Clips used and left out",
+    "licences": "Data, licences and citations",
     "limits": "Limits",
 }
+
+PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # of stages/page/<file name>.j2
 
 
 def main(
@@ -75,8 +80,10 @@ def main(
                    "finetune": finetune}
     parameters |= {"segment": segment} if segmented else {}
     parameters |= {"tasks": {name: tasks[name] for name in names}}
-    page = render(
-        "report.html.j2",
+    parameters |= {"report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence}}
+    parameters = provenance.flat(parameters)
+    used = dict.fromkeys([*assemble_us4["sources"], *names, *segment["tasks"]])
+    values = dict(
         sections={name: title for name, title in SECTIONS.items() if name != "segmentation" or segmented},
         method=pretrain["method"],
         tasks=", ".join(names),
@@ -94,38 +101,35 @@ def main(
         measures=figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
         pairs=figures.pair_weights(pairs) if "weight" in pairs and pairs["weight"].nunique() > 1 else "",
         audit=read("reports/us4_audit.csv").to_dict("records"),
-        parameters=pd.json_normalize(parameters).to_dict("records")[0],  # {"pretrain.epochs": …}, the names for -S
+        paper=" ".join(import_module(f"stages.methods.{pretrain['method']}").__doc__.split()),
+        sources={name: import_module(f"stages.sources.{name}") for name in used},
+        parameters=parameters,
+        changes=provenance.changes(parameters),
         bootstrap_samples=bootstrap_samples,
-        revision=_revision(),
+        revision=provenance.revision(),
     )
-    outputs = {"metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n", "report.html": page}
+    outputs = {path: render(f"{Path(path).name}.j2", **values) for path in PAGES}
+    outputs["reports/metrics.json"] = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
     for name in ("confusion", "roc", "per_class"):
         table = pd.concat([result[name].assign(task=result["task"]) for result in results]).round(4)
-        outputs[f"plots/{name}.csv"] = table.to_csv(index=False, lineterminator="\n")
-    _write(Path("reports"), outputs)
+        outputs[f"reports/plots/{name}.csv"] = table.to_csv(index=False, lineterminator="\n")
+    _write(outputs)
     for name in names:
         print("{0}: balanced accuracy {balanced_accuracy}, {1:g} % interval {balanced_accuracy_low} to "
               "{balanced_accuracy_high}".format(name, 100 * confidence, **metrics[name]))
-    print("reports/report.html: open it in a browser; the same numbers are in reports/metrics.json")
+    print("now open reports/report.html in a browser; reports/metrics.json holds its numbers, models/README.md describes the "
+          "networks, reports/data_card.md the pretraining set")
 
 
-def _revision() -> str:
-    """The commit that is checked out, or an empty string outside git."""
-    try:
-        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
-
-
-def _write(folder: Path, outputs: dict[str, str]) -> None:
+def _write(outputs: dict[str, str]) -> None:
     """Write every file beside its place first, so that a failure leaves no half of a report."""
-    with tempfile.TemporaryDirectory(dir=folder) as partial:
-        for name, text in outputs.items():
-            (Path(partial) / name).parent.mkdir(exist_ok=True)
-            (Path(partial) / name).write_text(text, encoding="utf-8")
-        (folder / "plots").mkdir(exist_ok=True)
-        for name in outputs:
-            os.replace(Path(partial) / name, folder / name)
+    with tempfile.TemporaryDirectory(dir="reports") as partial:
+        for path, text in outputs.items():
+            (Path(partial) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(partial) / path).write_text(text, encoding="utf-8")
+        Path("reports/plots").mkdir(exist_ok=True)
+        for path in outputs:
+            os.replace(Path(partial) / path, path)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What enters the pretraining set, what does not, and that the audit says so."""
 
+
 import re
 
 import numpy as np
@@ -61,10 +62,19 @@ def test_the_audit_accounts_for_every_clip_and_frame(sources):
     audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
     assert audit.query("outcome != 'frames_dropped'")["clips"].sum() == 13 + 12
     assert audit.query("outcome in ['train', 'held_out']")["frames"].sum() == len(store.read("data/us4").frames)
-    left_out = audit.query("outcome == 'left_out'").set_index("reason")["names"].to_dict()
-    assert left_out == {"is an evaluation clip": "00.mp4 (pocus/c.mp4)", "no frame can be read": "broken.mp4"}
-    dropped = audit.query("outcome == 'frames_dropped'").iloc[0]
-    assert (dropped["clips"], dropped["frames"]) == (6, 6) and "01.mp4" in dropped["names"]
+    left_out = audit.query("outcome == 'left_out'").set_index("reason")[["clip", "copy_of", "distance"]].T.to_dict("list")
+    assert left_out == {"is an evaluation clip": ["00.mp4", "pocus/c.mp4", ""], "no frame can be read": ["broken.mp4", "", ""]}
+    dropped = audit.query("outcome == 'frames_dropped'")
+    assert dropped["frames"].tolist() == [1] * 6 and "01.mp4" in set(dropped["clip"])
+    entered = store.read("data/us4").clip_table
+    for row in audit.query("outcome in ['train', 'held_out']").to_dict("records"):
+        clips = entered.query("source == @row['source'] and split == @row['outcome']")
+        assert (row["clip"], row["clips"], row["frames"]) == ("", len(clips), clips["frames"].sum())
+        assert row["patients"] == len(set(clips["patient"]) - {""})
+        labels = dict.fromkeys(label.rpartition(" ")[0] for label in row["labels"].split(", "))
+        for label in labels:
+            assert f"{label} {(clips['label'] == label.replace('unlabelled', '')).sum()}" in row["labels"].split(", ")
+        assert set(labels) == {label or "unlabelled" for label in clips["label"]}
 
 
 def test_likely_copies_of_evaluation_clips_are_left_out_and_named_with_their_distance(sources):
@@ -80,9 +90,13 @@ def test_likely_copies_of_evaluation_clips_are_left_out_and_named_with_their_dis
     audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
     row = audit[audit["reason"] == "looks like an evaluation clip"].iloc[0]
     assert (row["source"], row["outcome"], row["clips"], row["frames"]) == ("butterfly", "left_out", 1, 4)
-    assert re.fullmatch(r"03\.mp4 \(pocus/c\.mp4, distance 0\.\d\d\)", row["names"])
+    assert (row["clip"], row["copy_of"]) == ("03.mp4", "pocus/c.mp4") and re.fullmatch(r"0\.[01]\d?", row["distance"])
     clips = set(store.read("data/us4").clip_table["clip"])
     assert "butterfly/03.mp4" not in clips and "butterfly/07.mp4" in clips
+    both = {"pocus": TASKS["pocus"] | {"classes": ["covid", "viral"]}}
+    assemble_us4.main(**SETTINGS | {"tasks": both})
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
+    assert audit.loc[audit["reason"] == "looks like an evaluation clip", "copy_of"].tolist() == ["pocus/c.mp4", "pocus/v.mp4"]
     assemble_us4.main(**SETTINGS | {"finetune": {"tasks": []}})
     assert "butterfly/03.mp4" in set(store.read("data/us4").clip_table["clip"])
 

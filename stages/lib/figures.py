@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 INK, LINE = "#010101", "#020202"
 SERIES = [f"#0300{number:02x}" for number in range(1, 7)]
 PAGE = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{n})" for n, c in enumerate(SERIES, start=1)}
+LEGEND = 12  # lines that a legend in the figure can name; beyond, the page's table of the classes has the numbers
 DASHES = ["-", (0, (5, 2)), (0, (2, 2)), "-.", (0, (8, 2)), ":"]  # told apart without colour too
 
 matplotlib.rcParams.update(
@@ -49,7 +50,8 @@ def roc(curves: pd.DataFrame, auroc: dict[str, float], name: str) -> Markup:
         axes.plot(curve["fpr"], curve["tpr"], label=f"{label} {auroc[label]:.3f}", **style)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axes.legend(loc="lower right", title="AUROC")
+    if len(auroc) <= LEGEND:
+        axes.legend(loc="lower right", title="AUROC")
     return _svg(figure, name)
 
 

@@ -45,6 +45,14 @@ def show() -> dict:
     return dvc.api.params_show()
 
 
+def committed() -> dict | None:
+    """All parameters as the commit that is checked out has them; None where there is none: outside git, or before the first."""
+    try:
+        return dvc.api.params_show(rev="HEAD")
+    except (DvcException, SCMError):
+        return None
+
+
 def read(path: str, revision: str) -> str:
     """The text of a file that git or DVC keeps, as a revision (commit, branch, experiment) has it.
 

@@ -1,4 +1,5 @@
-"""Supervised pretraining: cross-entropy on the pooled labels of US-4, a row of USCL's table (Chen et al. 2021)."""
+"""Supervised pretraining: cross-entropy on the pooled labels of US-4, a row of USCL's table (Chen et al. 2021,
+arXiv 2011.13066)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,8 +1,6 @@
 """Breast: still images of benign and malignant lesions and of normal breasts, with masks of the lesions.
 
-BUSI: Al-Dhabyani et al., "Dataset of breast ultrasound images", Data in Brief 2020; no licence text: cite the paper.
-UDIAT, or Dataset B: Yap et al., "Automated breast ultrasound lesions detection using convolutional neural networks",
-IEEE JBHI 2018; on request to the authors. Patients are unknown. One of three layouts, told apart by the folders:
+Patients are unknown. One of three layouts, told apart by the folders:
 
     <class>/<class> (1).png                 BUSI as published; <class> is benign, malignant or normal
     <class>/<class> (1)_mask.png            of each lesion one: _mask, _mask_1, … ; of a normal breast black
@@ -21,6 +19,14 @@ import pandas as pd
 from stages.lib import catalogue
 from stages.lib.params import UserError, require
 
+TITLE = "BUSI, and UDIAT (Dataset B): breast images with masks of the lesions"
+LICENCE = "BUSI: not stated; ask the authors, and cite the paper. UDIAT: for research, on request to the authors"
+CITATION = (
+    "BUSI: Al-Dhabyani et al., 'Dataset of breast ultrasound images', Data in Brief 2020, doi "
+    "10.1016/j.dib.2019.104863. UDIAT: Yap et al., 'Automated breast ultrasound lesions detection using "
+    "convolutional neural networks', IEEE JBHI 2018"
+)
+LINK = "https://doi.org/10.1016/j.dib.2019.104863"
 LAYOUT = "benign/, malignant/, normal/ with images and masks, or images/ and masks/, or original/ and GT/ with DatasetB.csv"
 CLASSES = ("benign", "malignant", "normal")
 Found = list[tuple[Path, str, str]]  # of each image: path, label, reason to leave it out or ''

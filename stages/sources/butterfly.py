@@ -1,7 +1,6 @@
 """Butterfly: lung clips of the Butterfly Network's public COVID-19 gallery, one of the four sets of US-4.
 
-Butterfly Network, COVID-19 ultrasound gallery (2020), as used by Chen et al., MICCAI 2021; no open licence: ask before
-sharing. In folders of any depth; the beginning of the name is the label, patients are unknown:
+In folders of any depth; the beginning of the name is the label, patients are unknown:
 
     Cov<…>.mp4          video → Cov
     Reg<…>/             folder of frames, 1.jpg 2.jpg … → Reg
@@ -13,6 +12,14 @@ import pandas as pd
 
 from stages.lib import catalogue
 
+TITLE = "Butterfly: lung clips of the Butterfly Network's public COVID-19 gallery, one of the four sets of US-4"
+LICENCE = "not stated; ask Butterfly Network before you share them"
+CITATION = (
+    "Butterfly Network, COVID-19 ultrasound gallery, 2020, as used by Chen et al., 'USCL: pretraining deep "
+    "ultrasound image diagnosis model through video contrastive representation learning', MICCAI 2021, arXiv "
+    "2011.13066"
+)
+LINK = "https://www.butterflynetwork.com/covid19/covid-19-ultrasound-gallery"
 LAYOUT = "video files or folders of frames whose names begin with Cov or Reg"
 
 

@@ -1,7 +1,6 @@
 """CLUST: liver sequences of the Challenge on Liver Ultrasound Tracking, in the five groups that US-4 takes as labels.
 
-De Luca et al., "The 2014 liver ultrasound tracking benchmark", Physics in Medicine & Biology 2015; clust.ethz.ch, after
-registration. A clip is a sequence; its images may lie in Data/, as the challenge ships them:
+To be had after registration. A clip is a sequence; its images may lie in Data/, as the challenge ships them:
 
     Rb1/ … Rb5/
       <sequence>/[Data/]00001.png …
@@ -13,6 +12,10 @@ import pandas as pd
 
 from stages.lib import catalogue
 
+TITLE = "CLUST: liver sequences of the Challenge on Liver Ultrasound Tracking, one of the four sets of US-4"
+LICENCE = "rules of the challenge: for taking part in it only, not to be passed on; for other use ask the organisers"
+CITATION = "De Luca et al., 'The 2014 liver ultrasound tracking benchmark', Physics in Medicine & Biology 2015"
+LINK = "https://clust.ethz.ch"
 LAYOUT = "Rb1/ … Rb5/, in each a folder of images per sequence"
 
 

@@ -1,7 +1,6 @@
 """COVID-BLUES: lung videos of 63 patients, by the BLUE protocol; a pretraining source, unlabelled here.
 
-Wiedemann et al., IEEE JBHI 2025; github.com/NinaWie/COVID-BLUES; CC BY-NC-ND 4.0. The name holds patient, side and
-zone, and a 2 where a zone was filmed twice:
+The name holds patient, side and zone, and a 2 where a zone was filmed twice:
 
     lus_videos/patient_<id>_<L|R><zone>[_2].mp4          as in the public repository; videos/ does, too
 """
@@ -13,6 +12,13 @@ import pandas as pd
 
 from stages.lib import catalogue
 
+TITLE = "COVID-BLUES: lung videos of 63 patients by the BLUE protocol, Maastricht University Medical Center"
+LICENCE = "CC BY-NC-ND 4.0"
+CITATION = (
+    "Wiedemann et al., 'COVID-BLUeS - a prospective study on the value of AI in lung ultrasound analysis', IEEE "
+    "JBHI 2025, arXiv 2509.10556"
+)
+LINK = "https://github.com/NinaWie/COVID-BLUES"
 LAYOUT = "lus_videos/ or videos/ with patient_<id>_<L|R><zone>.mp4"
 
 

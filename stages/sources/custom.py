@@ -14,6 +14,10 @@ import pandas as pd
 from stages.lib import catalogue
 from stages.lib.params import UserError
 
+TITLE = "Custom: clips of your own"
+LICENCE = "not stated; ask whoever made them"
+CITATION = "not stated; ask whoever made them"
+LINK = ""
 LAYOUT = "clips.csv (columns path, patient, label) and the clips that it names"
 
 

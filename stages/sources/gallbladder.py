@@ -1,7 +1,6 @@
 """Gallbladder: videos (GBUSV) and still images (GBCU) of normal, benign and malignant gallbladders.
 
-Basu et al., MICCAI 2022 (GBUSV) and CVPR 2022, "Surpassing the human accuracy: detecting gallbladder cancer from USG
-images with curriculum learning" (GBCU); gbc-iitd.github.io/data, on request to the authors. One of the two will do:
+One of the two will do:
 
     GBUSV/normal/  benign/  malignant/      video files or folders of frames: <patient>_<…>, or without patient
     GBCU/imgs/<name>.jpg                    still images, patients unknown
@@ -14,6 +13,14 @@ import pandas as pd
 
 from stages.lib import catalogue
 
+TITLE = "GBUSV (videos) and GBCU (images) of normal, benign and malignant gallbladders, PGIMER Chandigarh"
+LICENCE = "not stated; on request to the authors"
+CITATION = (
+    "GBUSV: Basu et al., 'Unsupervised contrastive learning of image representations from ultrasound videos with "
+    "hard negative mining', MICCAI 2022, arXiv 2207.13148. GBCU: Basu et al., 'Surpassing the human accuracy: "
+    "detecting gallbladder cancer from USG images with curriculum learning', CVPR 2022, arXiv 2204.11433"
+)
+LINK = "https://gbc-iitd.github.io/data"
 LAYOUT = "GBUSV/<class>/ with videos, or GBCU/ with imgs/, train.txt and test.txt"
 LABELS = ("normal", "benign", "malignant")
 

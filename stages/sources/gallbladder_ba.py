@@ -1,7 +1,6 @@
 """Gallbladder BA: small images of infants' gallbladders, with biliary atresia or without, several views a patient.
 
-Zhou et al., Nature Communications 2021; github.com/youngyzzZ/Sonographic-Gallbladder-Images-for-BA-Diagnosis; MIT. The
-patient numbers of train/ and test/ are separate series, hence patients `train_3` and `test_3`:
+The patient numbers of train/ and test/ are separate series, hence patients `train_3` and `test_3`:
 
     train/  test/
       label.csv               lines file,label: 0 normal, 1 biliary atresia
@@ -14,6 +13,13 @@ import pandas as pd
 
 from stages.lib import catalogue
 
+TITLE = "Gallbladder BA: images of infants' gallbladders, with biliary atresia or without"
+LICENCE = "MIT"
+CITATION = (
+    "Zhou et al., 'Ensembled deep learning model outperforms human experts in diagnosing biliary atresia from "
+    "sonographic gallbladder images', Nature Communications 2021"
+)
+LINK = "https://github.com/youngyzzZ/Sonographic-Gallbladder-Images-for-BA-Diagnosis"
 LAYOUT = "train/ and test/, each with label.csv and the images <patient>_<view>.jpg"
 
 

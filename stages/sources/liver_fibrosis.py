@@ -1,6 +1,5 @@
 """Liver Fibrosis: liver clips by stage of fibrosis, one of the four sets of US-4.
 
-Collected and used by Chen et al., MICCAI 2021 (arXiv 2011.13066); no public licence: to be had from its authors.
 Patients are unknown. Any set of livers staged F0 to F4 will do:
 
     F0/ … F4/
@@ -15,6 +14,13 @@ import pandas as pd
 
 from stages.lib import catalogue
 
+TITLE = "Liver Fibrosis: liver clips by stage of fibrosis, one of the four sets of US-4"
+LICENCE = "not stated; ask the authors"
+CITATION = (
+    "Chen et al., 'USCL: pretraining deep ultrasound image diagnosis model through video contrastive representation "
+    "learning', MICCAI 2021, arXiv 2011.13066"
+)
+LINK = "https://github.com/983632847/USCL"
 LAYOUT = "F0/ … F4/, in each folders of frames, video files or images"
 
 

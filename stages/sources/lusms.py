@@ -1,7 +1,6 @@
 """LUSMS: lung clips of COVID-19 patients by finding, one of the four sets of US-4.
 
-Collected and used by Chen et al., MICCAI 2021 (arXiv 2011.13066), as COVID19-LUSMS; no public licence: to be had from
-its authors. Patients are unknown:
+Patients are unknown:
 
     a_lines/  b_lines/  pleural/  other/
       <clip>.mp4          video
@@ -14,6 +13,13 @@ import pandas as pd
 
 from stages.lib import catalogue
 
+TITLE = "COVID19-LUSMS: lung clips of COVID-19 patients by finding, one of the four sets of US-4"
+LICENCE = "not stated; ask the authors"
+CITATION = (
+    "Chen et al., 'USCL: pretraining deep ultrasound image diagnosis model through video contrastive representation "
+    "learning', MICCAI 2021, arXiv 2011.13066"
+)
+LINK = "https://github.com/983632847/USCL"
 LAYOUT = "a_lines/, b_lines/, pleural/, other/, in each video files or folders of frames"
 
 

@@ -1,8 +1,6 @@
 """POCUS: lung videos of COVID-19, pneumonia and healthy lungs, the classification benchmark.
 
-Born et al., "Accelerating detection of lung pathologies with explainable ultrasound image analysis", Applied Sciences
-2021; github.com/jannisborn/covid19_ultrasound. The licences (CC BY, CC BY-NC(-SA), COVID-19 emergency) stand file by
-file in the catalogue, which also knows the patients. The beginning of the file name is the label:
+The catalogue knows the patients. The beginning of the file name is the label:
 
     [videos/]convex/                         Cov… Pneu… Reg… Vir…   .mp4 .avi .mov .mpeg .gif
     [videos/]linear/[label_uncertain/]       also Vir_or_Pneu…
@@ -17,6 +15,13 @@ import pandas as pd
 from stages.lib import catalogue
 from stages.lib.params import UserError
 
+TITLE = "POCUS: lung videos of COVID-19, pneumonia and healthy lungs, from many public places"
+LICENCE = "file by file, in its metadata.csv: CC BY, CC BY-NC, CC BY-NC-SA, COVID-19 emergency licences"
+CITATION = (
+    "Born et al., 'Accelerating detection of lung pathologies with explainable ultrasound image analysis', Applied "
+    "Sciences 2021, doi 10.3390/app11020672"
+)
+LINK = "https://github.com/jannisborn/covid19_ultrasound"
 LAYOUT = "convex/ and linear/ with the videos, in videos/ or directly, and metadata.csv"
 LABELS = {"vir_or_pneu": "uncertain", "cov": "covid", "pneu": "pneumonia", "reg": "regular", "vir": "viral"}
 
