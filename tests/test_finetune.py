@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -129,8 +131,10 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch, kil
     settings = SETTINGS | {"seeds": [0, 1], "folds": 2, "epochs": 2}
     model = toy / "models/toy.safetensors"
     finetune.main(**settings)
-    whole = [*outputs(), model.read_bytes()]
+    beside = [Path("reports", name) for name in ("grad_cam/toy/maps.npy", "grad_cam/toy/maps.csv", "features/toy/features.npy")]
+    whole = [*outputs(), model.read_bytes(), *(path.read_bytes() for path in beside)]
     model.unlink()
+    shutil.rmtree("reports/grad_cam")
     real, calls = cross_validation.fit, []
 
     def killed(*arguments):
@@ -147,7 +151,8 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch, kil
     monkeypatch.setattr(cross_validation, "fit", lambda *arguments: trained.append(1) or real(*arguments))
     finetune.main(**settings)
     assert len(trained) == 6 - killed_at      # the fold that was missing, if one was, and all patients
-    for before, after in zip(whole, [*outputs(), model.read_bytes()], strict=True):
+    again = [*outputs(), model.read_bytes(), *(path.read_bytes() for path in beside)]
+    for before, after in zip(whole, again, strict=True):
         assert before.equals(after) if isinstance(before, pd.DataFrame) else before == after
     assert not list((toy / "models").glob("*.unfinished"))
 
@@ -308,6 +313,8 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         ({"probes": {"neighbours": 0, "regularisation": 1.0}}, "finetune.probes.neighbours is 0"),
         ({"probes": {"neighbours": 3, "regularisation": 0.0}}, "finetune.probes.regularisation is 0"),
         ({"probes": {"neighbours": 3, "strength": 1.0}}, "finetune.probes.strength is not a parameter"),
+        ({"grad_cam": {"per_fold": -1}}, "finetune.grad_cam.per_fold is -1"),
+        ({"grad_cam": {}}, "per_fold is missing"),
         ({"assemble_us4": {"copy_distance": {"clips": 1, "stills": 0.1}}}, "assemble_us4.copy_distance.clips is 1;"),
         ({"batch_size": 1}, "finetune.batch_size is 1"),
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),

@@ -44,8 +44,10 @@ class HeldOutMaps:
         Args:
             network: that predicted; it is left in evaluation mode, as prediction leaves it, and draws nothing.
             held_out: rows of the frames, [n].
-            chances: what it predicted of them, [n, classes].
+            chances: what it predicted of them, [n, classes]; of a network that diverged there are no maps.
         """
+        if not chances.isfinite().all():
+            return []
         table = frames.table.iloc[held_out.cpu().numpy()]
         chosen = self.choose(table, pd.DataFrame(chances.cpu().numpy(), table.index, recipe.classes))
         classes = [recipe.classes.index(name) for name in chosen["predicted"]]
