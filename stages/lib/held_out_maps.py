@@ -69,8 +69,8 @@ class HeldOutMaps:
         clips["right"] = clips["predicted"] == clips["clip"].map(table.groupby("clip")["label"].first())
         order = clips.sort_values(["right", "clip_probability", "clip"], ascending=[False, False, True])
         surest = order.groupby("right").head(self.per_fold)
-        rows = [(chances.loc[table["clip"] == clip.clip, clip.predicted] - clip.clip_probability).abs().idxmin()
-                for clip in surest.itertuples()]
+        rows = [(chances.loc[table["clip"] == clip.clip, clip.predicted] - clip.clip_probability).abs().round(6).idxmin()
+                for clip in surest.itertuples()]        # the earlier of two that are equally near, as those of a pair are
         surest = surest.set_axis(rows).join(table[["patient", "frame", "label"]])
         return surest.assign(probability=[float(chances.at[row, name]) for row, name in surest["predicted"].items()])
 
