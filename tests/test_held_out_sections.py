@@ -135,7 +135,7 @@ def test_the_worst_clips_are_the_lowest_and_their_pictures_are_their_frames(pict
             rows = table.loc[table["clip"] == clip["clip"], "row"]
             for row, frame, picture in zip(rows, range(3), pictures, strict=True):
                 assert f"Frame {frame} of {clip['clip']}" in html.unescape(picture["alt"])
-                side = min(128, stored.shape[1])
+                side = min(112, stored.shape[1])
                 assert (pixels(picture["src"]) == cv2.resize(stored[row], (side, side), interpolation=cv2.INTER_AREA)).all()
             verdict = "right" if clip["said"] == clip["label"] else "wrong"
             assert f"<strong>{verdict}</strong>" in caption and f"fold {clip['fold']}" in caption
@@ -153,7 +153,7 @@ def test_a_map_is_shown_over_its_frame_and_an_empty_one_is_said_to_be(pictured):
     assert len(images(right)) == 2 * maps["right"].sum() and len(images(wrong)) == 2 * (~maps["right"]).sum()
     for line, pair in zip(maps.itertuples(), np.reshape(images(source), (5, 2)), strict=True):
         row = table.loc[(table["clip"] == line.clip) & (table["frame"] == 1), "row"].item()
-        frame, small = (cv2.resize(part[number], (128, 128), interpolation=cv2.INTER_AREA)
+        frame, small = (cv2.resize(part[number], (112, 112), interpolation=cv2.INTER_AREA)
                         for part, number in ((stored, row), (heat, line.number)))  # fmt: skip
         assert (pixels(pair[0]["src"]) == frame).all()
         assert (pixels(pair[1]["src"]) == overlay.blend(frame, small / 255)).all()

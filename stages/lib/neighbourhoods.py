@@ -56,7 +56,7 @@ class Map:
             right: of each clip (index); the others are drawn open.
 
         Returns:
-            clips, perplexity, figures {column: {svg, counts {value: clips}}}; a column without a value has none.
+            clips, perplexity, figures {column: {svg, counts {value: clips}}}; a column of one value has none.
         """
         if not Path(folder, "features.npy").exists():
             return None
@@ -73,7 +73,7 @@ class Map:
             count = clips[column].replace("", UNLABELLED).value_counts()
             order = [value for value in order or sorted(count.index.drop(UNLABELLED, errors="ignore")) if value in count]
             groups = [*order, UNLABELLED] if UNLABELLED in count else order
-            if order:
+            if len(order) > 1:
                 svg = figures.scatter(marks.assign(group=clips[column].replace("", UNLABELLED)), groups, f"{folder}/{column}")
                 found[column] = {"svg": svg, "counts": {value: int(count[value]) for value in groups}}
-        return {"clips": len(clips), "perplexity": perplexity, "figures": found}
+        return {"clips": len(clips), "perplexity": perplexity, "figures": found} if found else None

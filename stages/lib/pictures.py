@@ -11,7 +11,7 @@ from stages.lib import overlay, store
 from stages.lib.params import require
 
 FRAMES = 3      # of a clip, evenly spread
-SIDE_PX = 128   # at most: the page holds many
+SIDE_PX = 112   # at most, half of the published size: the page holds many
 
 
 def of_run(results: list[dict], count: int) -> dict[str, dict[str, list]]:
