@@ -106,6 +106,10 @@ def test_a_network_without_feature_maps_gets_none_and_one_sentence(toy, monkeypa
 
 
 def test_the_features_are_means_over_the_frames_of_a_clip(toy):  # noqa: F811
+    """With weights that make something of each frame: those of a fresh network give almost nothing."""
+    weights = {name: 2.5 * value if name.endswith(".weight") and value.dim() > 1 else value
+               for name, value in checkpoint.weights().items()}  # fmt: skip
+    checkpoint.write(weights, checkpoint.facts())
     finetune.main(**SETTINGS | {"epochs": 1})
     features, clips = clip_features.read("reports/features/toy")
     folds = store.table("data/folds/toy.csv").query("left_out == ''").set_index("clip")
@@ -115,8 +119,9 @@ def test_the_features_are_means_over_the_frames_of_a_clip(toy):  # noqa: F811
     data = store.read("data/frames/toy")
     for line, feature in zip(clips.itertuples(), features, strict=True):
         assert (line.patient, line.label) == (folds["patient"][line.clip], folds["label"][line.clip])
-        total, rows = 0.0, data.frame_table.loc[data.frame_table["clip"] == line.clip, "row"]
+        found, rows = [], data.frame_table.loc[data.frame_table["clip"] == line.clip, "row"]
         for row in rows:
             with torch.no_grad():
-                total = total + backbone((torch.tensor(data.frames[row][None, None]) / 255 - 0.5) / 0.25)[0]
-        np.testing.assert_allclose(feature, (total / len(rows)).numpy(), rtol=1e-4, atol=1e-5)
+                found.append(backbone((torch.tensor(data.frames[row][None, None]) / 255 - 0.5) / 0.25)[0].numpy())
+        expected, spread = sum(found) / len(found), np.ptp(found, axis=0).max()
+        assert np.abs(feature - expected).max() < 0.05 * spread
