@@ -7,6 +7,11 @@ writes  data/folds/<task>.csv            clip, patient, label, fold (empty if le
         reports/predictions/<task>.csv   a row per seed and held-out frame: seed, clip, patient, group (that of patients who
                                          share a copied clip is one), fold, frame, label, p_<class> …
         reports/probes/<task>.csv        a row per probe of the frozen features and held-out clip: probe, clip, patient, fold, …
+        reports/features/<task>/         mean features of each clip before fine-tuning (stages/lib/clip_features.py)
+        reports/grad_cam/<task>/         Grad-CAM of some held-out frames by the networks that predicted them: maps.npy uint8
+                                         [K, S, S]; maps.csv, a row each: seed, fold, clip, patient, frame, label,
+                                         predicted (of the clip; the map is of this class), its probability in the frame
+                                         and clip_probability, right
         reports/finetune/<task>.csv      a row per seed, fold and epoch: seed, fold, epoch, loss, inner_loss (empty without an
                                          inner part), held_out_correct, held_out_frames
         models/<task>.safetensors        the network trained on all patients, with its classifier, under torchvision's names
@@ -15,17 +20,17 @@ writes  data/folds/<task>.csv            clip, patient, label, fold (empty if le
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from stages.lib import checkpoint, copies
-from stages.lib.fine_tuning import Frames, Recipe, fit, inner_loss, load_frames, predict
-from stages.lib.folds import check_apart, parts, require_all, with_folds
+from stages.lib import checkpoint, clip_features, copies, held_out_maps
+from stages.lib.cross_validation import cross_validate, on_all
+from stages.lib.fine_tuning import Recipe, load_frames
+from stages.lib.folds import parts, require_all, with_folds
 from stages.lib.frozen_probes import Probes, features
+from stages.lib.held_out_maps import HeldOutMaps
 from stages.lib.initial import named_file
 from stages.lib.params import checked, require, run
 from stages.lib.resume import Resume
 from stages.lib.tasks import task_clips
-from stages.lib.training import Progress
 from stages.lib.views import Views
 
 
@@ -45,6 +50,7 @@ def main(
     optimizer: dict,
     views: dict,
     probes: dict,
+    grad_cam: dict,
     assemble_us4: dict,
     extract_frames: dict,
     tasks: dict,
@@ -71,12 +77,14 @@ def main(
         optimizer: {name, learning_rate, weight_decay, constant_fraction}.
         views: augmentation of the training frames.
         probes: {neighbours, regularisation} of the probes of the frozen features.
+        grad_cam: {per_fold}: how many right and wrong clips of each fold get a map of where the network looked.
         assemble_us4: {copy_distance}: of clips that are taken for copies of each other.
         extract_frames: how frames were taken from clips, for the facts of the final network.
         tasks: classes and subsets of each task.
     """
     check_choices(select, inner_fraction, label_fraction, seeds, epochs, batch_size)
     probes = Probes(**checked(Probes, probes, {key: f"finetune.probes.{key}" for key in probes}))
+    maps = HeldOutMaps(**checked(HeldOutMaps, grad_cam, {key: f"finetune.grad_cam.{key}" for key in grad_cam}))
     views = Views(**checked(Views, views, {key: f"finetune.views.{key}" for key in views}))
     same = copies.limits(assemble_us4["copy_distance"])
     clips = copies.mark(task_clips(task, tasks), f"data/frames/{task}", same)
@@ -93,20 +101,20 @@ def main(
     frames = load_frames(task, clips, classes)
 
     state = {"seeds": seeds, "folds": folds, "fold_seed": fold_seed, "inner_fraction": inner, "label_fraction": label_fraction}
-    state |= {"copy_distance": same._asdict()}
+    state |= {"copy_distance": same._asdict(), "maps": vars(maps)}
     resume = unfinished(task, recipe, state | {"device": frames.grey.device.type})
-    predicted, rows = cross_validate(recipe, frames, runs, resume, f"finetune {task}")
-    probed = probes.predict(features(initial.backbone.to(frames.grey.device), frames.grey, views), frames.table, classes,
-                            [part for number, _, part in runs if number == seeds[0]])
-    everyone = torch.arange(len(frames.grey), device=frames.grey.device)
-    epochs_done = Progress(f"finetune {task}, all patients", epochs)
-    for fitted in fit(recipe, frames, everyone, stream):        # the network and its loss, after every epoch
-        epochs_done.step(loss=fitted[1])
+    maps = maps if maps.wanted(initial, frames, recipe) else None
+    predicted, rows, looks = cross_validate(recipe, frames, runs, maps, resume, f"finetune {task}")
+    frozen = features(initial.backbone.to(frames.grey.device), frames.grey, views)
+    probed = probes.predict(frozen, frames.table, classes, [part for number, _, part in runs if number == seeds[0]])
+    network = on_all(recipe, frames, stream, f"finetune {task}, all patients")
 
     write(task, clips, frames.table, classes, predicted, rows, probed)
+    clip_features.write(f"reports/features/{task}", *clip_features.of_clips(frozen, frames.table))
+    held_out_maps.write(f"reports/grad_cam/{task}", looks, frames.grey.shape[-1])
     facts = {key: getattr(recipe, key) for key in ("arch", "classes", "epochs", "init", "trainable")}
     facts |= {"task": task, "seed": seeds[0], "size_px": frames.grey.shape[-1], "mean": views.mean, "std": views.std}
-    checkpoint.write(fitted[0].weights(), facts | extract_frames, Path(f"models/{task}.safetensors"))
+    checkpoint.write(network.weights(), facts | extract_frames, Path(f"models/{task}.safetensors"))
     resume.remove()
 
 
@@ -133,41 +141,6 @@ def unfinished(task: str, recipe: Recipe, facts: dict) -> Resume:
     code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
     facts = recipe._asdict() | {"views": vars(recipe.views)} | facts
     return Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *code])
-
-
-def cross_validate(
-    recipe: Recipe, frames: Frames, runs: list[tuple[int, int, dict]], resume: Resume, what: str
-) -> tuple[dict[int, torch.Tensor], list[dict]]:
-    """Train and predict every seed and fold that `resume` does not hold yet.
-
-    Args:
-        runs: seed, fold and `folds.parts` of each training.
-        what: to write beside the progress.
-
-    Returns:
-        Class probabilities [N, classes] by seed, and a row of numbers per seed, fold and epoch.
-    """
-    empty = {seed: torch.zeros(len(frames.table), len(recipe.classes)) for seed, _, _ in runs}
-    state = resume.load() or {"predicted": empty, "rows": []}
-    predicted, rows = state["predicted"], state["rows"]
-    folds = 1 + max(fold for _, fold, _ in runs)
-    epochs_done = Progress(what, len(runs) * recipe.epochs, len(rows))
-    for seed, fold, part in runs[len(rows) // recipe.epochs:]:
-        inside = {name: frames.table["clip"].isin(clips).to_numpy() for name, clips in part.items()}
-        check_apart(frames.table, inside)
-        places = {name: torch.from_numpy(where.nonzero()[0]).to(frames.grey.device) for name, where in inside.items()}
-        probabilities, losses = [], []
-        for network, loss in fit(recipe, frames, places["training"], seed * folds + fold):
-            probabilities.append(predict(network, frames, places["held_out"], recipe.views).softmax(1))
-            losses.append(inner_loss(network, frames, places["inner"], recipe.views))
-            correct = int((probabilities[-1].argmax(1) == frames.labels[places["held_out"]]).sum())
-            rows.append({"seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss, "inner_loss": losses[-1],
-                         "held_out_correct": correct, "held_out_frames": len(places["held_out"])})
-            epochs_done.step(fold=fold, loss=loss)
-        chosen = min(range(recipe.epochs), key=losses.__getitem__) if part["inner"] else -1     # the earlier of equals
-        predicted[seed][places["held_out"].cpu()] = probabilities[chosen].cpu()
-        resume.save(predicted=predicted, rows=rows)
-    return predicted, rows
 
 
 def write(

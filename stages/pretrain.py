@@ -4,6 +4,8 @@ reads   data/us4/                       frames.npy uint8 [N, size_px, size_px] a
 writes  models/pretrained.safetensors   backbone weights under torchvision's key names; the run's facts as metadata
         reports/pretrain.csv            a row per epoch: epoch, step, learning_rate, loss, the method's terms, held_out_loss,
                                         every few epochs knn_accuracy, alignment, uniformity; seconds
+        reports/features/pretrain/      features of the held-out clips by the kept weights: stages/lib/clip_features.py, with
+                                        source and pooled_class
         reports/pairs.csv               epoch, pair, clip, source, and what the method says of each pair (frame_distance,
                                         weight, …), of those same epochs
 """
@@ -19,13 +21,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from stages.lib import checkpoint, ranks, store
+from stages.lib import checkpoint, clip_features, ranks, store
 from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.initial import initialise, named_file
 from stages.lib.method import ContrastiveMethod
 from stages.lib.networks import Backbone
 from stages.lib.params import UserError, checked, require, run
-from stages.lib.probe import held_out_loss, measures
+from stages.lib.probe import held_out_loss, kept_features, measures
 from stages.lib.resume import Resume, restore, snapshot
 from stages.lib.semantic_views import SemanticViews
 from stages.lib.training import Progress, descent, device, generator, set_learning_rate
@@ -116,7 +118,10 @@ def main(
 
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
     if ranks.first():
-        write(done["rows"], done["best"], facts)
+        features, told = kept_features(model, done["best"]["weights"], train, held_out)
+        known = ["clip", "source", "patient", "label", "pooled_class"]
+        clip_features.write("reports/features/pretrain", features, held_out.table[known])
+        write(done["rows"], done["best"], facts | told)
         write_pairs(done["pairs"], data.clip_table)
     resume.remove()
 

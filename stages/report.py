@@ -3,6 +3,9 @@
 reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label, p_<class> …: a line per held-out frame
         reports/predictions/<task>_segmentation.csv, _folds.csv    a line per image, per fold (stages/segment.py)
         reports/probes/<task>.csv        probe, clip, patient, fold, label, p_<class> …: a line per probe and held-out clip
+        reports/features/<task>/         features of clips before fine-tuning; pretrain/: of the clips held out from pretraining
+        reports/grad_cam/<task>/         maps.npy, maps.csv: where the networks looked (stages/finetune.py)
+        data/frames/<task>/              the frames that are pictured, and no others
         reports/finetune/<task>.csv      seed, fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
@@ -26,9 +29,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import checkpoint, figures, provenance
+from stages.lib import checkpoint, figures, pictures, provenance
+from stages.lib.neighbourhoods import Map
 from stages.lib.page import render
-from stages.lib.params import require, run
+from stages.lib.params import checked, require, run
 from stages.lib.results import defined, evaluate, lesions, read
 
 SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 and the title
@@ -37,7 +41,10 @@ SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 a
     "segmentation": "Segmentation of lesions",
     "confusion": "Confusion matrices",
     "roc": "ROC curves",
+    "patients": "Per patient",
     "pretraining": "Pretraining",
+    "features": "Features of held-out clips in two dimensions",
+    "grad_cam": "Where the network looked",
     "us4": "Clips used and left out",
     "licences": "Data, licences and citations",
     "limits": "Limits",
@@ -59,16 +66,21 @@ def main(
     tasks: dict,
     bootstrap_samples: int,
     confidence: float,
+    worst_clips: int,
+    tsne: dict,
 ) -> None:
     """Score every task of `finetune.tasks` from its predictions; write all outputs, or none where something fails."""
     names = finetune["tasks"]
     require(bool(names), "params.yaml: finetune.tasks is empty; name at least one task")
     require(bootstrap_samples > 0, f"params.yaml: report.bootstrap_samples is {bootstrap_samples}; it must be above 0")
     require(0 < confidence < 1, f"params.yaml: report.confidence is {confidence}; it must lie between 0 and 1")
+    require(worst_clips >= 0, f"params.yaml: report.worst_clips is {worst_clips}; choose 0 (no pictures of clips) or more")
+    tsne = Map(**checked(Map, tsne | {"seed": seed}, {key: f"report.tsne.{key}" for key in tsne}))
     for name in names:
         require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
     results = [evaluate(name, tasks[name]["classes"], bootstrap_samples, confidence, seed) for name in names]
     segmented = {f"{name}_segmentation": lesions(name, bootstrap_samples, confidence, seed) for name in segment["tasks"]}
+    feature_maps, shown = tsne.of_run(results), pictures.of_run(results, worst_clips)
     epochs, facts = read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
@@ -80,11 +92,12 @@ def main(
                    "finetune": finetune}
     parameters |= {"segment": segment} if segmented else {}
     parameters |= {"tasks": {name: tasks[name] for name in names}}
-    parameters |= {"report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence}}
+    parameters |= {"report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips}}
     parameters = provenance.flat(parameters)
     used = dict.fromkeys([*assemble_us4["sources"], *names, *segment["tasks"]])
+    absent = {"segmentation": not segmented, "features": not any(feature_maps.values()), "grad_cam": not shown["explained"]}
     values = dict(
-        sections={name: title for name, title in SECTIONS.items() if name != "segmentation" or segmented},
+        sections={name: title for name, title in SECTIONS.items() if not absent.get(name)},
         method=pretrain["method"],
         tasks=", ".join(names),
         pretrained_start=finetune["init"] == "pretrained",
@@ -93,6 +106,9 @@ def main(
         phantom=collection == "phantom",
         results=results,
         segmented=segmented,
+        **shown,
+        feature_maps=feature_maps,
+        perplexity=tsne.perplexity,
         facts=facts,
         pretrained=pretrained,
         epochs=len(epochs),

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from conftest import write_frame_store
 from safetensors import safe_open
 
 from stages import finetune
-from stages.lib import checkpoint, store
+from stages.lib import checkpoint, cross_validation, store
 from stages.lib.fine_tuning import Frames, inner_loss, predict
 from stages.lib.networks import Backbone, Classifier
 from stages.lib.params import UserError
@@ -28,7 +30,7 @@ SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_b
             "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
-            "probes": {"neighbours": 3, "regularisation": 1.0},
+            "probes": {"neighbours": 3, "regularisation": 1.0}, "grad_cam": {"per_fold": 1},
             "extract_frames": {"frame_rate_hz": 3.0, "max_frames_per_clip": 30, "assumed_frame_rate_hz": 25.0},
             "assemble_us4": {"copy_distance": {"clips": 0.25, "stills": 0.15}},
             "tasks": {"toy": {"classes": ["ill", "well"], "subsets": ["convex"]}}}
@@ -129,9 +131,11 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch, kil
     settings = SETTINGS | {"seeds": [0, 1], "folds": 2, "epochs": 2}
     model = toy / "models/toy.safetensors"
     finetune.main(**settings)
-    whole = [*outputs(), model.read_bytes()]
+    beside = [Path("reports", name) for name in ("grad_cam/toy/maps.npy", "grad_cam/toy/maps.csv", "features/toy/features.npy")]
+    whole = [*outputs(), model.read_bytes(), *(path.read_bytes() for path in beside)]
     model.unlink()
-    real, calls = finetune.fit, []
+    shutil.rmtree("reports/grad_cam")
+    real, calls = cross_validation.fit, []
 
     def killed(*arguments):
         calls.append(1)
@@ -139,15 +143,16 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch, kil
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(finetune, "fit", killed)
+    monkeypatch.setattr(cross_validation, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune.main(**settings)
     assert not model.exists()
     trained = []
-    monkeypatch.setattr(finetune, "fit", lambda *arguments: trained.append(1) or real(*arguments))
+    monkeypatch.setattr(cross_validation, "fit", lambda *arguments: trained.append(1) or real(*arguments))
     finetune.main(**settings)
     assert len(trained) == 6 - killed_at      # the fold that was missing, if one was, and all patients
-    for before, after in zip(whole, [*outputs(), model.read_bytes()], strict=True):
+    again = [*outputs(), model.read_bytes(), *(path.read_bytes() for path in beside)]
+    for before, after in zip(whole, again, strict=True):
         assert before.equals(after) if isinstance(before, pd.DataFrame) else before == after
     assert not list((toy / "models").glob("*.unfinished"))
 
@@ -222,8 +227,9 @@ def test_the_inner_part_chooses_the_epoch_and_the_held_out_frames_have_no_say(to
 def test_of_equal_inner_losses_the_earlier_epoch_predicts(toy, monkeypatch):
     """The logits of an epoch are its number here."""
     losses, epochs = itertools.cycle([0.7, 0.5, 0.5]), itertools.cycle([0.0, 1.0, 2.0])
-    monkeypatch.setattr(finetune, "inner_loss", lambda *_: next(losses))
-    monkeypatch.setattr(finetune, "predict", lambda _, __, rows, ___: torch.tensor([[next(epochs), 0.0]]).expand(len(rows), 2))
+    monkeypatch.setattr(cross_validation, "inner_loss", lambda *_: next(losses))
+    monkeypatch.setattr(cross_validation, "predict",
+                        lambda _, __, rows, ___: torch.tensor([[next(epochs), 0.0]]).expand(len(rows), 2))
     finetune.main(**SETTINGS | {"select": "inner_validation"})
     assert outputs()[1]["p_ill"].to_numpy() == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
 
@@ -240,8 +246,8 @@ def test_the_inner_loss_is_the_mean_cross_entropy_of_its_frames(toy):
 def test_fewer_labels_leave_the_held_out_clips_as_they_are(toy, monkeypatch):
     finetune.main(**SETTINGS | {"epochs": 1})
     whole = outputs()
-    trained, real = [], finetune.fit
-    monkeypatch.setattr(finetune, "fit", lambda *given: trained.append(given[2]) or real(*given))
+    trained, real = [], cross_validation.fit
+    monkeypatch.setattr(cross_validation, "fit", lambda *given: trained.append(given[2]) or real(*given))
     finetune.main(**SETTINGS | {"epochs": 1, "label_fraction": 0.3})
     few = outputs()
     keys = ["seed", "clip", "fold", "frame", "label"]
@@ -307,6 +313,8 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         ({"probes": {"neighbours": 0, "regularisation": 1.0}}, "finetune.probes.neighbours is 0"),
         ({"probes": {"neighbours": 3, "regularisation": 0.0}}, "finetune.probes.regularisation is 0"),
         ({"probes": {"neighbours": 3, "strength": 1.0}}, "finetune.probes.strength is not a parameter"),
+        ({"grad_cam": {"per_fold": -1}}, "finetune.grad_cam.per_fold is -1"),
+        ({"grad_cam": {}}, "per_fold is missing"),
         ({"assemble_us4": {"copy_distance": {"clips": 1, "stills": 0.1}}}, "assemble_us4.copy_distance.clips is 1;"),
         ({"batch_size": 1}, "finetune.batch_size is 1"),
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),

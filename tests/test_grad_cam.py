@@ -77,7 +77,20 @@ def test_real_networks_get_a_map_and_keep_weights_gradients_and_frozen_parts(arc
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+class Attention(nn.Module):
+    """As in Swin: what it gives has four dimensions, but the channels are the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Linear(1, 5)
+        self.linear = nn.Linear(5, 3)
+
+    def forward(self, frames):
+        return self.linear(self.block(frames.movedim(1, -1)).mean((1, 2)))
+
+
 def test_a_network_without_feature_maps_is_refused():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    with pytest.raises(UserError, match="Grad-CAM needs feature maps"):
-        grad_cam(network, network[1], torch.rand(1, 1, 4, 4), torch.tensor([0]))
+    flat, attention = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), Attention()
+    for network, block in ((flat, flat[1]), (attention, attention.block)):
+        with pytest.raises(UserError, match="Grad-CAM needs feature maps"):
+            grad_cam(network, block, torch.rand(1, 1, 4, 4), torch.tensor([0]))

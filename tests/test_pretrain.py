@@ -9,16 +9,18 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from conftest import write_us4
 from safetensors.torch import load_file
 from test_methods import BLOCKS, METHODS, small
 
 from stages import pretrain
-from stages.lib import checkpoint
+from stages.lib import checkpoint, clip_features
 from stages.lib.params import UserError
 from stages.lib.resume import Resume
 from stages.lib.training import descent
@@ -83,6 +85,35 @@ def test_the_pairs_of_every_look_are_in_the_table(us4):
 def test_a_method_that_says_nothing_of_pairs_leaves_an_empty_table(us4):
     pretrain.main(**SETTINGS | {"epochs": 1})
     assert Path("reports/pairs.csv").read_text() == "epoch,pair,clip,source\n"
+
+
+def test_the_features_of_the_held_out_clips_are_those_of_the_kept_weights(us4, monkeypatch):
+    """Mean unit feature of four frames, evenly spread, by plain torchvision; what the nearest training clips say."""
+    edited = pd.read_csv("data/us4/clips.csv").assign(source=["lusms", "clust", "clust"] * 4)
+    edited.to_csv("data/us4/clips.csv", index=False)
+    losses = iter([3.0, 1.0, 2.0, 1.5])
+    monkeypatch.setattr(pretrain, "held_out_loss", lambda *_: next(losses))
+    pretrain.main(**SETTINGS | {"probe_every": 4, "methods": changed("optimizer", name="sgd", learning_rate=0.3)})
+    facts = checkpoint.facts()
+    assert facts["epoch"] == 1      # of 4; after it the weights go far
+    network = torchvision.models.resnet18()
+    network.load_state_dict(checkpoint.weights(), strict=False)
+    network.fc = torch.nn.Identity()
+    frames, vectors = np.load("data/us4/frames.npy"), []
+    for clip in edited.itertuples():
+        chosen = [clip.first + round(place * (clip.frames - 1) / 3) for place in range(4)]
+        seen = (torch.tensor(frames[chosen])[:, None] / 255 - 0.5) / 0.25
+        with torch.no_grad():
+            vectors.append(F.normalize(network.eval()(seen.expand(-1, 3, -1, -1)), dim=1).mean(0))
+    features, clips = clip_features.read("reports/features/pretrain")
+    held_out = edited["split"] == "held_out"
+    assert clips["clip"].tolist() == edited["clip"][held_out].tolist()
+    assert clips["source"].tolist() == edited["source"][held_out].tolist()
+    assert clips["pooled_class"].tolist() == edited["pooled_class"].fillna("")[held_out].tolist()
+    expected = torch.stack(vectors)
+    np.testing.assert_allclose(features, expected.numpy()[held_out], rtol=2e-2, atol=2e-3)
+    known = edited["source"][~held_out].mode()[0]       # nine training clips vote, all of them: the most frequent wins
+    assert facts["knn_source_accuracy"] == pytest.approx((clips["source"] == known).mean())
 
 
 def test_keep_last_epoch_keeps_the_last(us4):

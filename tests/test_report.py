@@ -41,6 +41,8 @@ def parameters(**changes) -> dict:
         "tasks": {task: {"classes": classes, "subsets": []} for task, classes in CLASSES.items()},
         "bootstrap_samples": 200,
         "confidence": 0.95,
+        "worst_clips": 0,
+        "tsne": {"perplexity": 5},
     }
     return values | changes
 

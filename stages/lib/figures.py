@@ -1,6 +1,7 @@
 """Figures of the report as inline SVG whose colours the page sets, so that they follow its light and dark theme."""
 
 import io
+import math
 import re
 
 import matplotlib
@@ -14,6 +15,7 @@ INK, LINE = "#010101", "#020202"
 SERIES = [f"#0300{number:02x}" for number in range(1, 7)]
 PAGE = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{n})" for n, c in enumerate(SERIES, start=1)}
 LEGEND = 12  # lines that a legend in the figure can name; beyond, the page's table of the classes has the numbers
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # one more than the colours: both together repeat after 42
 DASHES = ["-", (0, (5, 2)), (0, (2, 2)), "-.", (0, (8, 2)), ":"]  # told apart without colour too
 
 matplotlib.rcParams.update(
@@ -111,6 +113,28 @@ def pair_weights(pairs: pd.DataFrame) -> Markup:
     below.set(xlabel="frames between the ends of the pair", ylabel="weight")
     above.legend()
     return _svg(figure, "pair_weights")
+
+
+def scatter(marks: pd.DataFrame, groups: list[str], name: str) -> Markup:
+    """Places without scale, a colour and a marker for each group; open where `right` is false.
+
+    Args:
+        marks: x, y, group, right.
+        groups: in the order of the legend.
+        name: distinguishes the ids in this SVG from those of the page's other figures.
+    """
+    figure, axes = _axes(3.7, 3.5 + 0.19 * math.ceil(len(groups) / 2))
+    for number, group in enumerate(groups):
+        part = marks[marks["group"] == group]
+        style = {"color": SERIES[number % len(SERIES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 4.5}
+        for right, fill, label in ((True, "full", group), (False, "none", None)):
+            drawn = part[part["right"] == right]
+            axes.plot(drawn["x"], drawn["y"], linestyle="none", fillstyle=fill, label=label, **style)
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[["top", "right"]].set_visible(True)
+    figure.legend(loc="outside lower center", ncols=2)
+    return _svg(figure, name)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -20,12 +20,12 @@ def grad_cam(network: nn.Module, block: nn.Module, frames: torch.Tensor, classes
         [B, H, W], 0 and above, in the unit of the logits per place (bilinear between the block's places).
 
     Raises:
-        UserError: the block gives no feature maps.
+        UserError: the block gives no feature maps; those of Swin, [B, h, w, C], are none either.
     """
-    kept = []
+    of_maps, kept = any(isinstance(part, (nn.Conv2d, nn.BatchNorm2d)) for part in block.modules()), []
 
     def keep(_, __, output):
-        require(output.ndim == 4, "Grad-CAM needs feature maps: it is for convolutional networks")
+        require(of_maps and output.ndim == 4, "Grad-CAM needs feature maps: it is for convolutional networks")
         kept.append(output.detach().requires_grad_())                       # B x C x h x w
         return kept[0].clone()          # what comes after may write into it
 

@@ -11,6 +11,20 @@ from stages.lib.params import require
 TILE_PX = 320
 LINE_PX = 20
 STRENGTH = 0.6      # of the colour where the map is highest; where it is 0 the frame shows unchanged
+COLOURS = cv2.COLORMAP_VIRIDIS  # perceptually even, and told apart by the colour-blind
+
+
+def blend(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The frame under the map: uint8 [H, W, 3], blue first.
+
+    Args:
+        frame: uint8 [H, W].
+        heat: 0…1, [H, W].
+    """
+    grey = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+    colour = cv2.applyColorMap((255 * heat).astype(np.uint8), COLOURS)
+    weight = STRENGTH * heat[:, :, None]
+    return (grey * (1 - weight) + colour * weight).round().astype(np.uint8)
 
 
 def panel(frame: np.ndarray, heat: np.ndarray, lines: list[str]) -> np.ndarray:
@@ -20,15 +34,12 @@ def panel(frame: np.ndarray, heat: np.ndarray, lines: list[str]) -> np.ndarray:
         frame: uint8 [S, S].
         heat: 0…1, [S, S].
     """
-    grey = cv2.cvtColor(cv2.resize(frame, (TILE_PX, TILE_PX), interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR)
-    heat = cv2.resize(heat.astype(np.float32), (TILE_PX, TILE_PX), interpolation=cv2.INTER_LINEAR)
-    colour = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)
-    weight = STRENGTH * heat[:, :, None]
-    mixed = (grey * (1 - weight) + colour * weight).round().astype(np.uint8)
+    size = (TILE_PX, TILE_PX)
+    frame, heat = (cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in (frame, heat.astype(np.float32)))
     text = np.zeros((LINE_PX * (len(lines) + 1), 2 * TILE_PX, 3), np.uint8)
     for number, line in enumerate(lines, 1):
         cv2.putText(text, line, (8, LINE_PX * number), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.vstack([np.hstack([grey, mixed]), text])
+    return np.vstack([np.hstack([cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), blend(frame, heat)]), text])
 
 
 def write_video(path: Path, panels: list[np.ndarray], frame_rate_hz: float) -> None:

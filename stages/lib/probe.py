@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -49,14 +50,47 @@ def measures(model: ContrastiveMethod, train: ClipSet, held_out: ClipSet, draw: 
     return out
 
 
+@torch.no_grad()
+def kept_features(
+    model: ContrastiveMethod, weights: dict[str, torch.Tensor], train: ClipSet, held_out: ClipSet
+) -> tuple[np.ndarray, dict[str, float]]:
+    """What the kept weights, which the model then has, make of the held-out clips.
+
+    Returns:
+        Their features [clips, F] as `clip_features` has them; the accuracy with which their nearest training clips tell their
+        pooled class and their source, as knn_accuracy and knn_source_accuracy.
+    """
+    model.backbone.network.load_state_dict(weights)
+    model.eval()
+    known, asked = (clip_features(model, part) for part in (train, held_out))
+    sources = sorted({*train.table["source"], *held_out.table["source"]})
+    numbers = [torch.tensor([sources.index(name) for name in part.table["source"]]) for part in (train, held_out)]
+    return asked.numpy(), {
+        "knn_accuracy": nearest_tell(known, asked, train.clips.label.cpu(), held_out.clips.label.cpu()),
+        "knn_source_accuracy": nearest_tell(known, asked, *numbers),
+    }
+
+
 def knn_accuracy(model: ContrastiveMethod, train: ClipSet, held_out: ClipSet) -> float:
-    """Accuracy of scikit-learn's nearest neighbours (cosine, one vote each) from training to held-out clips."""
-    known, asked = (part.clips.label.cpu() >= 0 for part in (train, held_out))
-    if not (known.any() and asked.any()):
+    """Accuracy with which the nearest training clips tell the pooled classes of the held-out ones."""
+    labels = [part.clips.label.cpu() for part in (train, held_out)]
+    if not all((label >= 0).any() for label in labels):
         return math.nan
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, int(known.sum())), metric="cosine")
-    neighbours.fit(clip_features(model, train)[known], train.clips.label.cpu()[known])
-    return float(neighbours.score(clip_features(model, held_out)[asked], held_out.clips.label.cpu()[asked]))
+    return nearest_tell(clip_features(model, train), clip_features(model, held_out), *labels)
+
+
+def nearest_tell(known: torch.Tensor, asked: torch.Tensor, labels: torch.Tensor, asked_labels: torch.Tensor) -> float:
+    """Accuracy of scikit-learn's nearest neighbours (cosine, one vote each) where both sides have a label, 0 and above.
+
+    Args:
+        known, asked: features [n, F] and [m, F].
+        labels, asked_labels: [n] and [m], −1 where unlabelled; NaN where one side has no label at all.
+    """
+    labelled, wanted = labels >= 0, asked_labels >= 0
+    if not (labelled.any() and wanted.any()):
+        return math.nan
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, int(labelled.sum())), metric="cosine")
+    return float(neighbours.fit(known[labelled], labels[labelled]).score(asked[wanted], asked_labels[wanted]))
 
 
 def clip_features(model: ContrastiveMethod, clip_set: ClipSet) -> torch.Tensor:

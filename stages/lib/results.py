@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from stages.lib import figures, masks, scores, store
+from stages.lib import figures, masks, patients, scores, store
 from stages.lib.params import UserError, require
 from stages.lib.tasks import groups
 
@@ -33,6 +33,8 @@ def evaluate(task: str, classes: list[str], samples: int, confidence: float, see
         "per_class": per_class,
         "matrices": {"Clips": scores.confusion(clips, classes), "Frames": scores.confusion(frames, classes)},
         "confusion": pd.DataFrame({"actual": clips["label"], "predicted": scores.predicted(clips, classes)}),
+        "clips": patients.by_clip(clips, classes),
+        "patients": patients.by_patient(clips, classes),
         "roc": roc,
         "roc_figure": figures.roc(roc, per_class.set_index("class")["auroc"].to_dict(), task),
         "unknown_patients": clips.loc[clips["patient"] == "", "clip"].nunique(),
