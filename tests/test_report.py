@@ -39,6 +39,7 @@ def parameters(**changes) -> dict:
         "tasks": {task: {"classes": classes, "subsets": []} for task, classes in CLASSES.items()},
         "bootstrap_samples": 200,
         "confidence": 0.95,
+        "baselines": [],
     }
     return values | changes
 
@@ -126,7 +127,7 @@ class Page(HTMLParser):
 
 def test_metrics_are_those_of_the_prediction_files(run):
     report.main(**parameters())
-    written = json.loads(Path("reports/metrics.json").read_text())
+    written = json.loads(Path("reports/scores.json").read_text())
     assert set(written) == {*CLASSES, "pretrain"}
     assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2, "alignment": 0.4, "uniformity": -1.5,
                                    "seconds": 12}
@@ -170,7 +171,7 @@ def test_plots_hold_every_clip_class_and_curve(run):
     assert plots["per_class"][["task", "class"]].values.tolist() == [[t, c] for t in CLASSES for c in CLASSES[t]]
     assert plots["roc"].groupby(["task", "class"]).ngroups == 5
     for task, lines in plots["confusion"].groupby("task"):
-        numbers = json.loads(Path("reports/metrics.json").read_text())[task]
+        numbers = json.loads(Path("reports/scores.json").read_text())[task]
         assert (lines["actual"] == lines["predicted"]).mean() == pytest.approx(numbers["accuracy"], abs=5.1e-5)
 
 
@@ -195,7 +196,7 @@ def test_page_stands_alone_and_says_what_matters(run):
     assert len(names) == len(set(names))
     for sentence in ("Simulated clips.", "Research only, not for diagnosis.", "selected on the test fold", "is noise"):
         assert sentence in text
-    for numbers in list(json.loads(Path("reports/metrics.json").read_text()).values())[:2]:
+    for numbers in list(json.loads(Path("reports/scores.json").read_text()).values())[:2]:
         for name, number in numbers.items():
             share = f"{number:.3f}" if name == "auroc" else f"{100 * number:.1f}"
             assert (str(number) if isinstance(number, int) else share) in text, name
@@ -208,7 +209,7 @@ def test_several_seeds_are_averaged_and_their_spread_is_shown(run):
     for seed in seeds:
         write_task("pocus", CLASSES["pocus"], np.random.default_rng(seed), (seed,))
         report.main(**parameters())
-        alone.append(json.loads(Path("reports/metrics.json").read_text())["pocus"])
+        alone.append(json.loads(Path("reports/scores.json").read_text())["pocus"])
     parts = [pd.read_csv(f"reports/{name}/pocus.csv")[:0] for name in ("predictions", "finetune")]
     for seed in seeds:
         write_task("pocus", CLASSES["pocus"], np.random.default_rng(seed), (seed,))
@@ -218,7 +219,7 @@ def test_several_seeds_are_averaged_and_their_spread_is_shown(run):
         part.to_csv(f"reports/{name}/pocus.csv", index=False)
     changes = {"seeds": [0, 1, 3], "select": "inner_validation", "label_fraction": 0.25}
     report.main(**parameters(seed=4, finetune=FINETUNE | changes))
-    numbers = json.loads(Path("reports/metrics.json").read_text())["pocus"]
+    numbers = json.loads(Path("reports/scores.json").read_text())["pocus"]
     assert numbers["clips"] == 40 and numbers["patients"] == 25
     for name in ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "frame_accuracy", "frame_balanced_accuracy",
                  "published_protocol_accuracy"):
@@ -264,7 +265,7 @@ def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
     report.main(**parameters(collection="raw", finetune=FINETUNE | {"tasks": ["pocus"], "init": "random"}))
     source = Path("reports/report.html").read_text(encoding="utf-8")
     assert "Simulated clips." not in source and "pretraining below was not used" in source
-    assert set(json.loads(Path("reports/metrics.json").read_text())) == {"pocus", "pretrain"}
+    assert set(json.loads(Path("reports/scores.json").read_text())) == {"pocus", "pretrain"}
 
 
 def test_a_class_without_clips_is_said_to_be_undefined(run):
@@ -272,7 +273,7 @@ def test_a_class_without_clips_is_said_to_be_undefined(run):
     for name in ("predictions", "probes"):
         edit(f"reports/{name}/pocus.csv", lambda table: table.assign(p_viral=0.0))
     report.main(**parameters(tasks=tasks))
-    assert "auroc" not in json.loads(Path("reports/metrics.json").read_text())["pocus"]
+    assert "auroc" not in json.loads(Path("reports/scores.json").read_text())["pocus"]
     assert "AUROC is undefined: no clip of class viral." in Path("reports/report.html").read_text(encoding="utf-8")
 
 
@@ -313,7 +314,7 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
     precisions.to_csv("reports/predictions/breast_segmentation_folds.csv", index=False)
     segment = {"tasks": ["breast"], "folds": 2, "init": "imagenet", "score_threshold": 0.4}
     report.main(**parameters(segment=segment))
-    numbers = json.loads(Path("reports/metrics.json").read_text())["breast_segmentation"]
+    numbers = json.loads(Path("reports/scores.json").read_text())["breast_segmentation"]
     expected = {"dice": images["dice"].mean(), "precision": images["precision"][1:].mean(), "sensitivity": 0.5, "mask_ap": 0.25,
                 "mask_ap_fold_sd": np.std([0.2, 0.3], ddof=1), "images": 12, "patients": 12, "lesions": 12, "found": 6}
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=1e-4)
@@ -365,7 +366,7 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
     MISTAKES[sentence]()
     with pytest.raises(UserError, match=re.escape(sentence)):
         report.main(**parameters(seed=1))
-    for name in ("report.html", "metrics.json", "plots/roc.csv", "plots/confusion.csv", "plots/per_class.csv"):
+    for name in ("report.html", "metrics.json", "scores.json", "plots/roc.csv", "plots/confusion.csv", "plots/per_class.csv"):
         assert Path("reports", name).read_bytes() == before[Path("reports", name)]
 
 
