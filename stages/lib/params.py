@@ -47,7 +47,10 @@ def run(main: Callable, stage: str, item: str | None = None) -> None:
 
 def show() -> dict:
     """All parameters of the workspace, for a tool that is no stage."""
-    return dvc.api.params_show()
+    try:
+        return dvc.api.params_show()
+    except (DvcException, SCMError) as error:
+        raise UserError(f"params.yaml cannot be read ({error}); run this in the project's folder") from None
 
 
 def read(path: str, revision: str) -> str:

@@ -27,10 +27,9 @@ NUMBERS = ("balanced_accuracy", "sd", "low", "high", "frame_accuracy", "publishe
 
 def main(revisions: list[str], all_commits: bool, out: Path) -> None:
     """Collect, merge seeds, test, write both files."""
-    params = show()
+    found, params = experiments(revisions, all_commits), show()
     settings = {"samples": params["report"]["bootstrap_samples"], "confidence": params["report"]["confidence"],
                 "seed": params["seed"]}
-    found = experiments(revisions, all_commits)
     merged, others = configurations(found)
     require(bool(merged) or bool(others), "there is no experiment and no result; run `dvc repro` first")
     parts = [{"title": title, **part(members, settings)} for title, members in same_clips(merged)]
@@ -57,11 +56,13 @@ def part(members: list[Configuration], settings: dict) -> dict:
     cells = {label: column(task, runners, settings) for label, (task, runners) in columns.items()}
     rows, lines = [], []
     for one in members:
-        seeds = [str(fine) if coarse == fine else f"{fine} (pretrained with {coarse})" for coarse, fine in sorted(one.trainings)]
+        pairs = sorted(one.trainings)
+        seeds = [str(fine) if coarse == fine else f"{fine} (pretrained with {coarse})" for coarse, fine in pairs]
         names = [name for run in one.runs for name in run["names"]]
         pretrained = one.parameters["finetune.init"] == "pretrained"
         shared = {"initial_weights": one.start, "what_differs": texts[id(one)], "experiments": ", ".join(names),
-                  "seeds": ", ".join(seeds), "n": len(one.trainings), "pretraining_seconds": one.mean("pretrain", "seconds") if pretrained else math.nan}
+                  "seeds": ", ".join(seeds), "n": len(one.trainings),
+                  "pretraining_seconds": one.mean("pretrain", "seconds") if pretrained else math.nan}
         own = {label: cells[label][id(one)] for label in columns if id(one) in cells[label]}
         rows.append(shared | {"cells": own})
         lines += [shared | {"task": label} | cell for label, cell in own.items()]
