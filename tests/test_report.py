@@ -14,8 +14,9 @@ import torch
 from sklearn import metrics
 
 from stages import report
-from stages.lib import checkpoint
-from stages.lib.params import UserError
+from stages.lib import checkpoint, comparison, scores
+from stages.lib.params import UserError, require
+from stages.tools import compare
 
 CLASSES = {"pocus": ["covid", "pneumonia", "regular"], "gallbladder": ["normal", "malignant"]}
 NASTY = "Cov_<script>alert(1)</script> & é.mp4"
@@ -328,6 +329,53 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
         report.main(**parameters(segment=segment))
 
 
+def test_the_metrics_are_few_of_the_scores(run):
+    report.main(**parameters())
+    every, few = (json.loads(Path(f"reports/{name}.json").read_text()) for name in ("scores", "metrics"))
+    assert set(few) == set(every) and sum(map(len, few.values())) < 0.7 * sum(map(len, every.values()))
+    for part, numbers in few.items():
+        assert numbers.items() <= every[part].items() and numbers
+    assert {"balanced_accuracy", "frame_accuracy", "published_protocol_accuracy", "auroc"} <= set(few["pocus"])
+
+
+def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_nothing(run, monkeypatch, capsys):
+    """The page holds what tools/compare prints of the same two tables; folds that differ and an unknown name are a sentence."""
+    tables = {task: comparison.clip_table(Path(f"reports/predictions/{task}.csv").read_text()) for task in CLASSES}
+    shifted = {task: table.assign(**{f"p_{CLASSES[task][0]}": 0.34}) for task, table in tables.items()}
+    known = {"random": shifted, "refolded": {task: table.assign(fold=0) for task, table in tables.items()}}
+
+    def had(task, baseline):
+        require(baseline in known, f"{baseline} is not known")
+        return known[baseline][task]
+
+    monkeypatch.setattr(comparison, "predictions", had)
+    report.main(**parameters(baselines=["random", "refolded", "nobody"]))
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    section = source[source.index("Against baselines") : source.index("pocus by class")]
+    Page(source)
+    for task in CLASSES:
+        said = compare.describe(task, ("random", "this run"), [shifted[task], tables[task]], 200, 0.95, 0)
+        numbers = [100 * float(number) for number in re.findall(r"[ (]([+-]?\d\.\d{3})", said)]     # both, difference, interval
+        row = re.search(f'<th scope="row">{task}</th><td class="text">random</td>(.*?)</tr>', section).group(1)
+        cells = re.findall("<td[^>]*>(.*?)</td>", row)
+        signed = [float(text.replace("−", "-")) for text in [cells[2], *cells[3].split(" to ")]]
+        assert [float(cells[0]), *signed] == pytest.approx([numbers[0], *numbers[2:]], abs=0.1)
+        own = scores.bootstrap_interval(shifted[task], CLASSES[task], 200, 0.95, 0)
+        assert [float(text) for text in cells[1].split("–")] == pytest.approx([100 * value for value in own], abs=0.051)
+        assert cells[4] == re.search("p = (.*)", said).group(1) and cells[5] in said
+        assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section
+        assert f"not compared with refolded. {task}: refolded and this run predicted other clips" in section
+    assert "report.baselines: nobody is not known" in capsys.readouterr().out
+
+
+def test_without_baselines_the_page_says_how_to_name_one_and_what_chance_is(run):
+    report.main(**parameters())
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "No baseline was named." in source and "-S 'report.baselines=[random]'" in source
+    assert re.search('<th scope="row">pocus</th>.*?<td>33.3</td>', source)
+    assert re.search('<th scope="row">gallbladder</th>.*?<td>50.0</td>', source)
+
+
 def remove(path: str):
     return lambda: Path(path).unlink()
 
@@ -375,6 +423,7 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
     "finetune.tasks names lung": {"finetune": FINETUNE | {"tasks": ["lung"]}},
     "report.bootstrap_samples": {"bootstrap_samples": 0},
     "report.confidence": {"confidence": 95.0},
+    "report.baselines is [1234567]": {"baselines": [1234567]},
 }.items())
 def test_impossible_parameters_are_named(run, key, changes):
     with pytest.raises(UserError, match=re.escape(key)):

@@ -23,8 +23,8 @@ class Configuration:
 
     parameters: flat name → value of what could change the scores, seeds left out.
     code: file or folder → checksum, of what the stages before the report depend on.
-    runs: a mapping for each: names (one result may be listed under several), revision, metrics, and `trainings`, the pairs
-        (seed of the pretraining, seed of the fine-tuning), one a cross-validation.
+    runs: a mapping for each: names and revisions (one result may be listed under several), metrics, and `trainings`, the
+        pairs (seed of the pretraining, seed of the fine-tuning), one a cross-validation.
     """
 
     parameters: dict
@@ -78,7 +78,7 @@ def configurations(experiments: list[dict]) -> tuple[list[Configuration], list[d
             continue
         flat = _flat(report)
         seeds = [flat["seed"] + number for number in flat.get("finetune.seeds", [0])]
-        run = {"names": [experiment["name"]], "revision": experiment["revision"], "metrics": experiment["metrics"],
+        run = {"names": [experiment["name"]], "revisions": [experiment["revision"]], "metrics": experiment["metrics"],
                "trainings": [(flat["seed"] if _pretrained(flat) else number, number) for number in seeds]}
         parameters, code = _deciding(flat | _simulated(experiment["lock"])), _code(experiment["lock"], flat)
         key = json.dumps([parameters, code], sort_keys=True)
@@ -172,8 +172,10 @@ def _once(runs: list[dict]) -> list[dict]:
     for run in sorted(runs, key=lambda run: -len(run["trainings"])):
         own = set(run["trainings"])
         for other in kept:
-            if own < set(other["trainings"]) or (own == set(other["trainings"]) and _scores(run) == _scores(other)):
+            same = own == set(other["trainings"]) and _scores(run) == _scores(other)
+            if same or own < set(other["trainings"]):
                 other["names"] += run["names"]
+                other["revisions"] += run["revisions"] if same else []
                 break
         else:
             kept.append(run)

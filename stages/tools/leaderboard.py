@@ -88,8 +88,7 @@ def columns_of(members: list[Configuration]) -> dict[str, tuple[str, list[Config
 def column(task: str, members: list[Configuration], settings: dict) -> dict[int, dict]:
     """What the table says of each configuration in one task, by the configuration's id."""
     values = [one.mean(task, "balanced_accuracy") for one in members]
-    bar = tqdm(members, desc=task, unit="configuration")
-    tables = [pooled(task, one, value) for one, value in zip(bar, values, strict=True)]
+    tables = [pooled(task, one) for one in tqdm(members, desc=task, unit="configuration")]
     tested = against_best(values, tables, **settings)
     cells = {}
     for one, value, table, test in zip(members, values, tables, tested, strict=True):
@@ -104,17 +103,31 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
     return cells
 
 
-def pooled(task: str, one: Configuration, value: float) -> pd.DataFrame | str:
+def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
     """The clip-level predictions of all its cross-validations, numbered in `seed`; or why they cannot be had."""
-    parts = []
-    for run in one.runs:
+    tables = [scored(task, run) for run in one.runs]
+    missing = [reason for reason in tables if isinstance(reason, str)]
+    if missing:
+        return missing[0]
+    parts = [part for table in tables for part in by_seed(table)]
+    return pd.concat([part.assign(seed=number) for number, part in enumerate(parts)], ignore_index=True)
+
+
+def scored(task: str, run: dict) -> pd.DataFrame | str:
+    """The predictions that the run's metrics were made of. Those in the workspace may be another run's: git takes back the
+    metrics of a commit, but only `dvc checkout` its predictions.
+    """
+    reason = ""
+    for revision in run["revisions"]:
         try:
-            parts += by_seed(predictions(task, run["revision"]))
+            table = predictions(task, revision)
         except UserError:
-            return f"the predictions of {run['names'][0]} are not in the cache"
-    table = pd.concat([part.assign(seed=number) for number, part in enumerate(parts)], ignore_index=True)
-    same = abs(balanced_accuracies(table).mean() - value) < 1e-4
-    return table if same else f"the predictions of {one.runs[0]['names'][0]} are not those that its metrics were made of"
+            reason = f"the predictions of {run['names'][0]} are not in the cache"
+            continue
+        if abs(balanced_accuracies(table).mean() - run["metrics"][task]["balanced_accuracy"]) < 1e-4:
+            return table
+        reason = f"the predictions of {run['names'][0]} are not those that its metrics were made of"
+    return reason
 
 
 if __name__ == "__main__":
