@@ -12,7 +12,9 @@ reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label
         reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
         reports/us4_audit.csv            source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels
         models/pretrained.safetensors    the facts in its header, not the weights
-writes  reports/metrics.json             {task: {metric: number}}, <task>_segmentation too; what is undefined is left out
+        reports/predictions/<task>.csv of every run in report.baselines, from git and DVC's cache
+writes  reports/scores.json              {task: {score: number}}, <task>_segmentation too; what is undefined is left out
+        reports/metrics.json             the few of them that `dvc metrics diff` and `dvc exp show` are for
         reports/plots/confusion.csv      task, actual, predicted: a line per seed and clip
         reports/plots/roc.csv            task, class, fpr, tpr
         reports/plots/per_class.csv      task, class, clips, precision, recall, specificity, f1, auroc
@@ -51,6 +53,12 @@ SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 a
 }
 
 PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # of stages/page/<file name>.j2
+METRICS = (  # the scores that stand in reports/metrics.json
+    "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "balanced_accuracy_seed_sd", "auroc",
+    "frame_accuracy", "published_protocol_accuracy", "linear_probe_balanced_accuracy", "knn_probe_balanced_accuracy",
+    "dice", "dice_low", "dice_high", "mask_ap", "box_ap",            # segmentation
+    "held_out_loss", "knn_accuracy", "seconds",                      # pretraining
+)
 
 
 def main(
@@ -68,6 +76,7 @@ def main(
     confidence: float,
     worst_clips: int,
     tsne: dict,
+    baselines: list,
 ) -> None:
     """Score every task of `finetune.tasks` from its predictions; write all outputs, or none where something fails."""
     names = finetune["tasks"]
@@ -78,7 +87,9 @@ def main(
     tsne = Map(**checked(Map, tsne | {"seed": seed}, {key: f"report.tsne.{key}" for key in tsne}))
     for name in names:
         require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
-    results = [evaluate(name, tasks[name]["classes"], bootstrap_samples, confidence, seed) for name in names]
+    texts = all(isinstance(name, str) and name for name in baselines)
+    require(texts, f"params.yaml: report.baselines is {baselines}; it lists experiments, branches, tags or commits, as texts")
+    results = [evaluate(name, tasks[name]["classes"], baselines, bootstrap_samples, confidence, seed) for name in names]
     segmented = {f"{name}_segmentation": lesions(name, bootstrap_samples, confidence, seed) for name in segment["tasks"]}
     feature_maps, shown = tsne.of_run(results), pictures.of_run(results, worst_clips)
     epochs, facts = read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
@@ -86,13 +97,15 @@ def main(
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
     pretrained = defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
     pairs = read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
-    metrics = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
+    scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
+    metrics = {part: {name: numbers[name] for name in METRICS if name in numbers} for part, numbers in scores.items()}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
     parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views,
                    "finetune": finetune}
     parameters |= {"segment": segment} if segmented else {}
     parameters |= {"tasks": {name: tasks[name] for name in names}}
-    parameters |= {"report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips}}
+    parameters |= {"report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips,
+                              "tsne": {"perplexity": tsne.perplexity}, "baselines": baselines}}
     parameters = provenance.flat(parameters)
     used = dict.fromkeys([*assemble_us4["sources"], *names, *segment["tasks"]])
     absent = {"segmentation": not segmented, "features": not any(feature_maps.values()), "grad_cam": not shown["explained"]}
@@ -122,18 +135,23 @@ def main(
         parameters=parameters,
         changes=provenance.changes(parameters),
         bootstrap_samples=bootstrap_samples,
+        baselines=baselines,
         revision=provenance.revision(),
     )
     outputs = {path: render(f"{Path(path).name}.j2", **values) for path in PAGES}
-    outputs["reports/metrics.json"] = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+    for name, numbers in (("metrics", metrics), ("scores", scores)):
+        outputs[f"reports/{name}.json"] = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     for name in ("confusion", "roc", "per_class"):
         table = pd.concat([result[name].assign(task=result["task"]) for result in results]).round(4)
         outputs[f"reports/plots/{name}.csv"] = table.to_csv(index=False, lineterminator="\n")
     _write(outputs)
-    for name in names:
+    for result in results:
         print("{0}: balanced accuracy {balanced_accuracy}, {1:g} % interval {balanced_accuracy_low} to "
-              "{balanced_accuracy_high}".format(name, 100 * confidence, **metrics[name]))
-    print("now open reports/report.html in a browser; reports/metrics.json holds its numbers, models/README.md describes the "
+              "{balanced_accuracy_high}".format(result["task"], 100 * confidence, **result["metrics"]))
+        for baseline in result["baselines"]:
+            if "note" in baseline:
+                print(f"report.baselines: {baseline['note']}")
+    print("now open reports/report.html in a browser; reports/scores.json holds its numbers, models/README.md describes the "
           "networks, reports/data_card.md the pretraining set")
 
 

@@ -119,7 +119,7 @@ def table(markdown: str, heading: str) -> list[list[str]]:
 def test_the_model_card_holds_the_numbers_of_the_metrics(run):
     report.main(**parameters())
     card = Path("models/README.md").read_text(encoding="utf-8")
-    metrics = json.loads(Path("reports/metrics.json").read_text())
+    metrics = json.loads(Path("reports/scores.json").read_text())
     sections = ["Model details", "Intended use", "Out-of-scope use", "Training data", "Evaluation data and protocol", "Metrics",
                 "Results per class", "Limitations and biases", "How to load it", "Licence and citation"]
     assert re.findall(r"^## (.+)$", card, re.MULTILINE) == sections

@@ -132,7 +132,7 @@ def test_the_whole_pipeline_on_tiny_phantoms(tmp_path):
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
     shell("git", "init", "--quiet")
     shell("dvc", "repro")
-    metrics = json.loads((tmp_path / "reports/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "reports/scores.json").read_text())
     assert set(metrics) == {"pocus", "gallbladder", "breast", "pretrain"}
     predictions = pd.read_csv(tmp_path / "reports/predictions/pocus.csv")
     assert metrics["pocus"]["clips"] == predictions["clip"].nunique()

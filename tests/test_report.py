@@ -14,8 +14,9 @@ import torch
 from sklearn import metrics
 
 from stages import report
-from stages.lib import checkpoint
-from stages.lib.params import UserError
+from stages.lib import checkpoint, comparison, scores
+from stages.lib.params import UserError, require
+from stages.tools import compare
 
 CLASSES = {"pocus": ["covid", "pneumonia", "regular"], "gallbladder": ["normal", "malignant"]}
 NASTY = "Cov_<script>alert(1)</script> & é.mp4"
@@ -43,6 +44,7 @@ def parameters(**changes) -> dict:
         "confidence": 0.95,
         "worst_clips": 0,
         "tsne": {"perplexity": 5},
+        "baselines": [],
     }
     return values | changes
 
@@ -135,7 +137,7 @@ class Page(HTMLParser):
 
 def test_metrics_are_those_of_the_prediction_files(run):
     report.main(**parameters())
-    written = json.loads(Path("reports/metrics.json").read_text())
+    written = json.loads(Path("reports/scores.json").read_text())
     assert set(written) == {*CLASSES, "pretrain"}
     assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2, "alignment": 0.4, "uniformity": -1.5,
                                    "seconds": 12}
@@ -179,7 +181,7 @@ def test_plots_hold_every_clip_class_and_curve(run):
     assert plots["per_class"][["task", "class"]].values.tolist() == [[t, c] for t in CLASSES for c in CLASSES[t]]
     assert plots["roc"].groupby(["task", "class"]).ngroups == 5
     for task, lines in plots["confusion"].groupby("task"):
-        numbers = json.loads(Path("reports/metrics.json").read_text())[task]
+        numbers = json.loads(Path("reports/scores.json").read_text())[task]
         assert (lines["actual"] == lines["predicted"]).mean() == pytest.approx(numbers["accuracy"], abs=5.1e-5)
 
 
@@ -204,7 +206,7 @@ def test_page_stands_alone_and_says_what_matters(run):
     assert len(names) == len(set(names))
     for sentence in ("Simulated clips.", "Research only, not for diagnosis.", "selected on the test fold", "is noise"):
         assert sentence in text
-    for numbers in list(json.loads(Path("reports/metrics.json").read_text()).values())[:2]:
+    for numbers in list(json.loads(Path("reports/scores.json").read_text()).values())[:2]:
         for name, number in numbers.items():
             share = f"{number:.3f}" if name == "auroc" else f"{100 * number:.1f}"
             assert (str(number) if isinstance(number, int) else share) in text, name
@@ -217,7 +219,7 @@ def test_several_seeds_are_averaged_and_their_spread_is_shown(run):
     for seed in seeds:
         write_task("pocus", CLASSES["pocus"], np.random.default_rng(seed), (seed,))
         report.main(**parameters())
-        alone.append(json.loads(Path("reports/metrics.json").read_text())["pocus"])
+        alone.append(json.loads(Path("reports/scores.json").read_text())["pocus"])
     parts = [pd.read_csv(f"reports/{name}/pocus.csv")[:0] for name in ("predictions", "finetune")]
     for seed in seeds:
         write_task("pocus", CLASSES["pocus"], np.random.default_rng(seed), (seed,))
@@ -227,7 +229,7 @@ def test_several_seeds_are_averaged_and_their_spread_is_shown(run):
         part.to_csv(f"reports/{name}/pocus.csv", index=False)
     changes = {"seeds": [0, 1, 3], "select": "inner_validation", "label_fraction": 0.25}
     report.main(**parameters(seed=4, finetune=FINETUNE | changes))
-    numbers = json.loads(Path("reports/metrics.json").read_text())["pocus"]
+    numbers = json.loads(Path("reports/scores.json").read_text())["pocus"]
     assert numbers["clips"] == 40 and numbers["patients"] == 25
     for name in ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "frame_accuracy", "frame_balanced_accuracy",
                  "published_protocol_accuracy"):
@@ -274,7 +276,7 @@ def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
     report.main(**parameters(collection="raw", finetune=FINETUNE | {"tasks": ["pocus"], "init": "random"}))
     source = Path("reports/report.html").read_text(encoding="utf-8")
     assert "Simulated clips." not in source and "pretraining below was not used" in source
-    assert set(json.loads(Path("reports/metrics.json").read_text())) == {"pocus", "pretrain"}
+    assert set(json.loads(Path("reports/scores.json").read_text())) == {"pocus", "pretrain"}
 
 
 def test_a_class_without_clips_is_said_to_be_undefined(run):
@@ -282,7 +284,7 @@ def test_a_class_without_clips_is_said_to_be_undefined(run):
     for name in ("predictions", "probes"):
         edit(f"reports/{name}/pocus.csv", lambda table: table.assign(p_viral=0.0))
     report.main(**parameters(tasks=tasks))
-    assert "auroc" not in json.loads(Path("reports/metrics.json").read_text())["pocus"]
+    assert "auroc" not in json.loads(Path("reports/scores.json").read_text())["pocus"]
     assert "AUROC is undefined: no clip of class viral." in Path("reports/report.html").read_text(encoding="utf-8")
 
 
@@ -323,7 +325,7 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
     precisions.to_csv("reports/predictions/breast_segmentation_folds.csv", index=False)
     segment = {"tasks": ["breast"], "folds": 2, "init": "imagenet", "score_threshold": 0.4}
     report.main(**parameters(segment=segment))
-    numbers = json.loads(Path("reports/metrics.json").read_text())["breast_segmentation"]
+    numbers = json.loads(Path("reports/scores.json").read_text())["breast_segmentation"]
     expected = {"dice": images["dice"].mean(), "precision": images["precision"][1:].mean(), "sensitivity": 0.5, "mask_ap": 0.25,
                 "mask_ap_fold_sd": np.std([0.2, 0.3], ddof=1), "images": 12, "patients": 12, "lesions": 12, "found": 6}
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=1e-4)
@@ -335,6 +337,53 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
     images[1:].to_csv("reports/predictions/breast_segmentation.csv", index=False)
     with pytest.raises(UserError, match="differ in 0.png; run `dvc repro -f segment@breast`"):
         report.main(**parameters(segment=segment))
+
+
+def test_the_metrics_are_few_of_the_scores(run):
+    report.main(**parameters())
+    every, few = (json.loads(Path(f"reports/{name}.json").read_text()) for name in ("scores", "metrics"))
+    assert set(few) == set(every) and sum(map(len, few.values())) < 0.7 * sum(map(len, every.values()))
+    for part, numbers in few.items():
+        assert numbers.items() <= every[part].items() and numbers
+    assert {"balanced_accuracy", "frame_accuracy", "published_protocol_accuracy", "auroc"} <= set(few["pocus"])
+
+
+def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_nothing(run, monkeypatch, capsys):
+    """The page holds what tools/compare prints of the same two tables; folds that differ and an unknown name are a sentence."""
+    tables = {task: comparison.clip_table(Path(f"reports/predictions/{task}.csv").read_text()) for task in CLASSES}
+    shifted = {task: table.assign(**{f"p_{CLASSES[task][0]}": 0.34}) for task, table in tables.items()}
+    known = {"random": shifted, "refolded": {task: table.assign(fold=0) for task, table in tables.items()}}
+
+    def had(task, baseline):
+        require(baseline in known, f"{baseline} is not known")
+        return known[baseline][task]
+
+    monkeypatch.setattr(comparison, "predictions", had)
+    report.main(**parameters(baselines=["random", "refolded", "nobody"]))
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    section = source[source.index("Against baselines") : source.index("pocus by class")]
+    Page(source)
+    for task in CLASSES:
+        said = compare.describe(task, ("random", "this run"), [shifted[task], tables[task]], 200, 0.95, 0)
+        numbers = [100 * float(number) for number in re.findall(r"[ (]([+-]?\d\.\d{3})", said)]     # both, difference, interval
+        row = re.search(f'<th scope="row">{task}</th><td class="text">random</td>(.*?)</tr>', section).group(1)
+        cells = re.findall("<td[^>]*>(.*?)</td>", row)
+        signed = [float(text.replace("−", "-")) for text in [cells[2], *cells[3].split(" to ")]]
+        assert [float(cells[0]), *signed] == pytest.approx([numbers[0], *numbers[2:]], abs=0.1)
+        own = scores.bootstrap_interval(shifted[task], CLASSES[task], 200, 0.95, 0)
+        assert [float(text) for text in cells[1].split("–")] == pytest.approx([100 * value for value in own], abs=0.051)
+        assert cells[4] == re.search("p = (.*)", said).group(1) and cells[5] in said
+        assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section
+        assert f"not compared with refolded. {task}: refolded and this run predicted other clips" in section
+    assert "report.baselines: nobody is not known" in capsys.readouterr().out
+
+
+def test_without_baselines_the_page_says_how_to_name_one_and_what_chance_is(run):
+    report.main(**parameters())
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "No baseline was named." in source and "-S 'report.baselines=[random]'" in source
+    assert re.search('<th scope="row">pocus</th>.*?<td>33.3</td>', source)
+    assert re.search('<th scope="row">gallbladder</th>.*?<td>50.0</td>', source)
 
 
 def remove(path: str):
@@ -375,7 +424,7 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
     MISTAKES[sentence]()
     with pytest.raises(UserError, match=re.escape(sentence)):
         report.main(**parameters(seed=1))
-    for name in ("report.html", "metrics.json", "plots/roc.csv", "plots/confusion.csv", "plots/per_class.csv"):
+    for name in ("report.html", "metrics.json", "scores.json", "plots/roc.csv", "plots/confusion.csv", "plots/per_class.csv"):
         assert Path("reports", name).read_bytes() == before[Path("reports", name)]
 
 
@@ -384,6 +433,7 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
     "finetune.tasks names lung": {"finetune": FINETUNE | {"tasks": ["lung"]}},
     "report.bootstrap_samples": {"bootstrap_samples": 0},
     "report.confidence": {"confidence": 95.0},
+    "report.baselines is [1234567]": {"baselines": [1234567]},
 }.items())
 def test_impossible_parameters_are_named(run, key, changes):
     with pytest.raises(UserError, match=re.escape(key)):

@@ -96,7 +96,7 @@ def average_precision(lesions: dict[int, np.ndarray], detected: list[dict]) -> d
 
 
 def summary(images: pd.DataFrame, folds: pd.DataFrame, samples: int, confidence: float, seed: int) -> dict[str, float]:
-    """All numbers of one segmentation, by the names that reports/metrics.json gives them.
+    """All numbers of one segmentation, by the names that reports/scores.json gives them.
 
     Args:
         images: clip, patient, fold, lesions, found, predicted, dice, precision, sensitivity: a line per image.

@@ -6,14 +6,19 @@ import numpy as np
 import pandas as pd
 
 from stages.lib import figures, masks, patients, scores, store
+from stages.lib.comparison import against
 from stages.lib.params import UserError, require
 from stages.lib.tasks import groups
 
 ROC_POINTS = 100  # per curve: enough for the eye, few enough for git
 
 
-def evaluate(task: str, classes: list[str], samples: int, confidence: float, seed: int) -> dict:
+def evaluate(task: str, classes: list[str], baselines: list[str], samples: int, confidence: float, seed: int) -> dict:
     """What the page and the metrics say about one task, all of it from the task's prediction file.
+
+    Args:
+        baselines: runs (experiment, branch, tag, commit) that this one is compared with.
+        samples, confidence, seed: of the bootstrap over patients.
 
     Raises:
         UserError: a file is missing, or it does not hold the predictions of the clips that data/folds lists.
@@ -29,6 +34,7 @@ def evaluate(task: str, classes: list[str], samples: int, confidence: float, see
         "classes": classes,
         "frames": len(scores.by_seed(frames)[0]),
         "metrics": defined(scores.summary(frames, epochs, classes, samples, confidence, seed) | probes),
+        "baselines": [against(task, name, clips, samples, confidence, seed) for name in baselines],
         "by_fold": scores.over_seeds(scores.by_fold, clips, classes).to_dict("records"),
         "per_class": per_class,
         "matrices": {"Clips": scores.confusion(clips, classes), "Frames": scores.confusion(frames, classes)},

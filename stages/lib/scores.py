@@ -168,7 +168,7 @@ def published_protocol(epochs: pd.DataFrame) -> float:
 def summary(
     frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str], samples: int, confidence: float, seed: int
 ) -> dict[str, float]:
-    """All numbers of one task, by the names that reports/metrics.json gives them.
+    """All numbers of one task, by the names that reports/scores.json gives them.
 
     Of several seeds each number is the mean, and <number>_seed_sd the standard deviation over them.
 

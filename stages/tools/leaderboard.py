@@ -1,0 +1,142 @@
+"""All experiments side by side, and which differences are more than noise: `python -m stages.tools.leaderboard [<revision> …]`
+
+reads   metrics, dvc.lock and reports/predictions/<task>.csv of every experiment, of the commits that they derive from and
+        of the workspace; seed and `report` of the workspace's params.yaml
+writes  <out>/leaderboard.html   self-contained page
+        <out>/leaderboard.csv    a line per configuration and task; experiments without scores at the end
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from stages.lib.comparison import against_best, balanced_accuracies, class_names, predictions
+from stages.lib.experiments import Configuration, chosen, configurations, differences, same_clips
+from stages.lib.page import render
+from stages.lib.params import UserError, experiments, require, show
+from stages.lib.scores import bootstrap_interval, by_seed
+
+NUMBERS = ("balanced_accuracy", "sd", "low", "high", "frame_accuracy", "published_protocol_accuracy", "difference_to_best",
+           "difference_low", "difference_high")
+
+
+def main(revisions: list[str], all_commits: bool, out: Path) -> None:
+    """Collect, merge seeds, test, write both files."""
+    found, params = experiments(revisions, all_commits), show()
+    settings = {"samples": params["report"]["bootstrap_samples"], "confidence": params["report"]["confidence"],
+                "seed": params["seed"]}
+    merged, others = configurations(found)
+    require(bool(merged) or bool(others), "there is no experiment and no result; run `dvc repro` first")
+    parts = [{"title": title, **part(members, settings)} for title, members in same_clips(merged)]
+    committed = found[1]                                             # after the workspace the newest commit
+    unfinished = [{"name": each["name"], "state": each["state"].replace("done", "no scores"), "asked": chosen(each, committed)}
+                  for each in others]
+    lines = [{"part": number, "scored_on": each["title"], "state": "done", **line}
+             for number, each in enumerate(parts, start=1) for line in each["lines"]]
+    lines += [{"experiments": each["name"], "state": each["state"], "what_differs": each["asked"]} for each in unfinished]
+    out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(lines).round(4).to_csv(out / "leaderboard.csv", index=False, lineterminator="\n")
+    phantom = any(one.parameters["collection"] == "phantom" for one in merged)
+    page = render("leaderboard.html.j2", parts=parts, unfinished=unfinished, phantom=phantom, count=len(found) - len(others),
+                  interval=f"{100 * settings['confidence']:g}\u00a0%", samples=settings["samples"])
+    (out / "leaderboard.html").write_text(page, encoding="utf-8")
+    print(f"{len(found) - len(others)} results in {len(merged)} configurations, {len(unfinished)} experiments without scores; "
+          f"written to {out / 'leaderboard.html'} and {out / 'leaderboard.csv'}")
+
+
+def part(members: list[Configuration], settings: dict) -> dict:
+    """Configurations that were scored on the same clips: the columns, the rows of the page and the lines of the csv."""
+    texts = dict(zip(map(id, members), differences(members), strict=True))
+    columns = columns_of(members)
+    cells = {label: column(task, runners, settings) for label, (task, runners) in columns.items()}
+    rows, lines = [], []
+    for one in members:
+        pairs = sorted(one.trainings)
+        seeds = [str(fine) if coarse == fine else f"{fine} (pretrained with {coarse})" for coarse, fine in pairs]
+        names = [name for run in one.runs for name in run["names"]]
+        pretrained = one.parameters["finetune.init"] == "pretrained"
+        shared = {"initial_weights": one.start, "what_differs": texts[id(one)], "experiments": ", ".join(names),
+                  "seeds": ", ".join(seeds), "n": len(one.trainings),
+                  "pretraining_seconds": one.mean("pretrain", "seconds") if pretrained else math.nan}
+        own = {label: cells[label][id(one)] for label in columns if id(one) in cells[label]}
+        rows.append(shared | {"cells": own})
+        lines += [shared | {"task": label} | cell for label, cell in own.items()]
+    rows.sort(key=lambda row: -max((cell["balanced_accuracy"] for cell in list(row["cells"].values())[:1]), default=0))
+    return {"columns": list(columns), "rows": rows, "lines": lines}
+
+
+def columns_of(members: list[Configuration]) -> dict[str, tuple[str, list[Configuration]]]:
+    """Label → task and who ran it; a task with several lists of classes or subsets is several columns."""
+    found = {}
+    for one in members:
+        for task in one.tasks:
+            block = {key: value for key, value in one.parameters.items() if key.startswith(f"tasks.{task}.")}
+            found.setdefault((task, json.dumps(block, sort_keys=True)), (block, []))[1].append(one)
+    tasks = [task for task, _ in found]
+    labels = {}
+    for (task, _), (block, runners) in found.items():
+        several = "; ".join(", ".join(values) or "all" for values in block.values()) if tasks.count(task) > 1 else ""
+        labels[f"{task} ({several})" if several else task] = (task, runners)
+    return labels
+
+
+def column(task: str, members: list[Configuration], settings: dict) -> dict[int, dict]:
+    """What the table says of each configuration in one task, by the configuration's id."""
+    values = [one.mean(task, "balanced_accuracy") for one in members]
+    tables = [pooled(task, one) for one in tqdm(members, desc=task, unit="configuration")]
+    tested = against_best(values, tables, **settings)
+    cells = {}
+    for one, value, table, test in zip(members, values, tables, tested, strict=True):
+        low, high = (one.mean(task, f"balanced_accuracy_{end}") for end in ("low", "high"))
+        if len(one.runs) > 1:                                        # no report has the interval of several experiments
+            low = high = math.nan
+            if isinstance(table, pd.DataFrame):
+                low, high = bootstrap_interval(table, class_names(table), **settings)
+        numbers = (value, one.spread(task, "balanced_accuracy"), low, high, one.mean(task, "frame_accuracy"),
+                   one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"])
+        cells[id(one)] = dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": test["verdict"], "significant": test["best"]}
+    return cells
+
+
+def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
+    """The clip-level predictions of all its cross-validations, numbered in `seed`; or why they cannot be had."""
+    tables = [scored(task, run) for run in one.runs]
+    missing = [reason for reason in tables if isinstance(reason, str)]
+    if missing:
+        return missing[0]
+    parts = [part for table in tables for part in by_seed(table)]
+    return pd.concat([part.assign(seed=number) for number, part in enumerate(parts)], ignore_index=True)
+
+
+def scored(task: str, run: dict) -> pd.DataFrame | str:
+    """The predictions that the run's metrics were made of. Those in the workspace may be another run's: git takes back the
+    metrics of a commit, but only `dvc checkout` its predictions.
+    """
+    reason = ""
+    for revision in run["revisions"]:
+        try:
+            table = predictions(task, revision)
+        except UserError:
+            reason = f"the predictions of {run['names'][0]} are not in the cache"
+            continue
+        if abs(balanced_accuracies(table).mean() - run["metrics"][task]["balanced_accuracy"]) < 1e-4:
+            return table
+        reason = f"the predictions of {run['names'][0]} are not those that its metrics were made of"
+    return reason
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m stages.tools.leaderboard", description=__doc__.splitlines()[0])
+    parser.add_argument("revisions", nargs="*", help="commits, branches or tags, with the experiments that derive from them; "
+                        "default: HEAD and every commit that has experiments")
+    parser.add_argument("--all-commits", action="store_true", help="the results of every commit of the branch, too")
+    parser.add_argument("--out", type=Path, default=Path("reports"), help="folder to write to (default: reports)")
+    try:
+        main(**vars(parser.parse_args()))
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,338 @@
+"""The leaderboard: seeds merged, incomparable runs apart, bold only beyond noise, page and csv alike, real experiments."""
+
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_report import Page
+from test_scores import CLASSES, predictions
+
+from stages.lib import comparison, experiments, scores
+from stages.lib.params import UserError
+from stages.tools import leaderboard
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"samples": 400, "confidence": 0.95, "seed": 0}
+
+
+def made(name, method="simclr", seed=0, value=0.7, code="1", state="done", tasks=("pocus",), numbers=(), **changes):
+    """An experiment as params.experiments returns it; `changes` are parameters, their dots written as __."""
+    flat = {"seed": seed, "collection": "raw", "extract_frames.sources": ["pocus"], "extract_frames.size_px": 64,
+            "assemble_us4.copy_distance.clips": 0.25, "pretrain.method": method, "pretrain.epochs": 3,
+            f"methods.{method}.temperature": 0.5, "views.pipeline": "published", "views.semantic.noise": 0.1,
+            "finetune.tasks": list(tasks), "finetune.init": "pretrained", "finetune.seeds": [0], "finetune.folds": 5,
+            "segment.tasks": [], "segment.folds": 5, "tasks.pocus.classes": CLASSES, "tasks.pocus.subsets": [],
+            "tasks.breast.classes": ["benign", "malignant"], "report.confidence": 0.95}
+    flat |= {key.replace("__", "."): change for key, change in changes.items()}
+    metrics = {task: {"balanced_accuracy": value, "balanced_accuracy_low": value - 0.1, "balanced_accuracy_high": value + 0.1,
+                      "frame_accuracy": value + 0.01, "published_protocol_accuracy": value + 0.05} | dict(numbers)
+               for task in tasks}
+    lock = {"report": {"params": {"params.yaml": flat}, "deps": [{"path": "stages/page", "md5": name}]},
+            "finetune@pocus": {"deps": [{"path": "stages/lib/views.py", "md5": code}, {"path": "data/folds", "md5": name}]},
+            "finetune@heart": {"deps": [{"path": "stages/lib/old.py", "md5": name}]}}
+    if state != "done":
+        metrics, lock = {}, {}
+    return {"name": name, "revision": name, "state": state, "params": flat, "lock": lock,
+            "metrics": metrics | ({"pretrain": {"seconds": 10 * (seed + 1)}} if metrics else {})}
+
+
+def names(merged):
+    return [[name for run in one.runs for name in run["names"]] for one in merged]
+
+
+def test_experiments_that_differ_in_seeds_only_are_one_row():
+    found = [made("a"), made("b", seed=1, value=0.8), made("c", method="uscl"), made("d", seed=2, value=0.9),
+             made("e", pretrain__epochs=4), made("f", seed=1, value=0.5, finetune__trainable="head")]
+    merged, others = experiments.configurations(found)
+    assert names(merged) == [["a", "b", "d"], ["c"], ["e"], ["f"]] and not others
+    first, second = merged[:2]
+    assert first.mean("pocus", "balanced_accuracy") == pytest.approx(0.8)
+    assert first.spread("pocus", "balanced_accuracy") == pytest.approx(0.1)
+    assert first.mean("pretrain", "seconds") == pytest.approx(20) and math.isnan(second.spread("pocus", "balanced_accuracy"))
+    assert experiments.differences(merged) == [
+        "pretrain.epochs=3", "pretrain.epochs=3", "pretrain.epochs=4", "pretrain.epochs=3, finetune.trainable=head"]
+
+
+def test_the_spread_is_that_of_all_cross_validations_together():
+    """Two experiments of three and two fine-tuning seeds against the five values."""
+    values = [[0.6, 0.65, 0.75], [0.8, 0.7]]
+    found = []
+    for number, own in enumerate(values):
+        numbers = {"balanced_accuracy": statistics.mean(own), "balanced_accuracy_seed_sd": statistics.stdev(own)}
+        found.append(made(str(number), seed=number, numbers=numbers, finetune__seeds=list(range(len(own)))))
+    (one,), _ = experiments.configurations(found)
+    assert one.trainings == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2)]
+    assert one.mean("pocus", "balanced_accuracy") == pytest.approx(statistics.mean(sum(values, [])))
+    assert one.spread("pocus", "balanced_accuracy") == pytest.approx(statistics.stdev(sum(values, [])))
+
+
+def test_a_result_that_is_listed_twice_counts_once():
+    """Workspace and commit; one seed that an experiment of three holds, too. Same seeds with another result are two results."""
+    found = [made("workspace"), made("main"), made("three", finetune__seeds=[0, 1, 2]), made("again", value=0.6, seed=5),
+             made("other", value=0.5, seed=5)]
+    (one,), _ = experiments.configurations(found)
+    assert [sorted(run["names"]) for run in one.runs] == [["main", "three", "workspace"], ["again"], ["other"]]
+    assert len(one.trainings) == 5
+
+
+def test_what_cannot_change_a_score_splits_no_row():
+    same = [made("a"), made("b", seed=1, report__confidence=0.9), made("c", seed=2, views__semantic__noise=0.5),
+            made("d", seed=3, segment__folds=9), made("e", seed=4, tasks__breast__classes=["x", "y"])]
+    assert len(experiments.configurations(same)[0]) == 1
+    random = [made(str(seed), method, seed, finetune__init="random", extract_frames__sources=sources)
+              for seed, (method, sources) in enumerate([("simclr", ["pocus"]), ("uscl", ["pocus", "clust"])])]
+    (one,), _ = experiments.configurations(random)
+    assert one.start == "random" and one.trainings == [(0, 0), (1, 1)]
+
+
+def test_other_code_is_another_row_and_is_named():
+    merged, _ = experiments.configurations([made("a"), made("b", seed=1, code="2")])
+    assert names(merged) == [["a"], ["b"]]
+    assert experiments.differences(merged) == ["", "other code or clips than the first row: views.py"]
+
+
+def test_runs_on_other_clips_or_folds_stand_under_headings_of_their_own():
+    found = [made("a"), made("b", method="uscl", extract_frames__sources=["pocus", "clust"]), made("c", finetune__folds=10),
+             made("d", collection="phantom"), made("e", extract_frames__size_px=224)]
+    parts = experiments.same_clips(experiments.configurations(found)[0])
+    assert [names(members) for _, members in parts] == [[["a"], ["b"]], [["c"]], [["d"]], [["e"]]]
+    assert [title for title, _ in parts][1] == "collection=raw, extract_frames.size_px=64, finetune.folds=10"
+    assert experiments.same_clips(experiments.configurations(found[:2])[0])[0][0] == ""
+
+
+def test_a_task_with_other_classes_is_another_column():
+    found = [made("a"), made("b", method="uscl", tasks=("pocus", "breast")),
+             made("c", tasks__pocus__classes=["covid", "regular"])]
+    columns = leaderboard.columns_of(experiments.configurations(found)[0])
+    assert {label: names(members) for label, (_, members) in columns.items()} == {
+        "pocus (covid, pneumonia, regular; all)": [["a"], ["b"]], "breast": [["b"]], "pocus (covid, regular; all)": [["c"]]}
+
+
+def skilled(skill, seed=0):
+    """Clip-level predictions of the same clips, the better the higher `skill`."""
+    table = scores.clip_level(predictions(seed=0))
+    logits = np.random.default_rng(seed).normal(size=(len(table), 3)) + skill * (table["label"].to_numpy()[:, None] == CLASSES)
+    table[[f"p_{name}" for name in CLASSES]] = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return table
+
+
+def test_the_best_is_told_from_the_others_as_a_loop_tells_it():
+    """Every other run against the best, at 1 − 0.05 / 3, resampled here patient by patient."""
+    tables = [skilled(0.0, 1), skilled(6.0, 2), skilled(5.0, 3), skilled(1.0, 4)]
+    values = [comparison.balanced_accuracies(table).mean() for table in tables]
+    found = comparison.against_best(values, tables, samples=4000, confidence=0.95, seed=1)
+    best = int(np.argmax(values))
+    keys = tables[0]["patient"].where(tables[0]["patient"] != "", tables[0]["clip"])
+    parts, rng = [tables[0].index[keys == key] for key in keys.unique()], np.random.default_rng(5)
+    label, differences = tables[0]["label"].to_numpy(), []
+    rights = [scores.predicted(table, CLASSES) == label for table in tables]
+    for _ in range(1500):
+        rows = np.concatenate([parts[number] for number in rng.integers(len(parts), size=len(parts))])
+        drawn = [statistics.mean(right[rows][label[rows] == name].mean() for name in set(label[rows])) for right in rights]
+        differences.append([drawn[best] - value for value in drawn])
+    low, high = np.quantile(differences, [0.025 / 3, 1 - 0.025 / 3], axis=0)
+    for number, one in enumerate(found):
+        if number != best:
+            assert [one["low"], one["high"]] == pytest.approx([low[number], high[number]], abs=0.05)
+            assert one["difference"] == pytest.approx(values[best] - values[number])
+            assert one["verdict"] == ("worse than the best" if one["low"] > 0 else "within noise of the best")
+    verdicts = [one["verdict"] for one in found]
+    assert verdicts[0] == verdicts[3] == "worse than the best" and verdicts[2 if best == 1 else 1] == "within noise of the best"
+    assert not any(one["best"] for one in found) and verdicts[best] == "highest; beyond noise above 2 of 3 others"
+    kept = [0, best, 3]
+    assert [one["best"] for one in comparison.against_best([values[n] for n in kept], [tables[n] for n in kept], **SETTINGS)
+            ] == [False, True, False]
+
+
+def test_more_comparisons_widen_every_interval():
+    tables = [skilled(2.0, seed) for seed in range(6)]
+    values = [comparison.balanced_accuracies(table).mean() for table in tables]
+    worst, best = int(np.argmin(values)), int(np.argmax(values))
+    two = comparison.against_best([values[best], values[worst]], [tables[best], tables[worst]], **SETTINGS)[1]
+    all_six = comparison.against_best(values, tables, **SETTINGS)[worst]
+    assert all_six["low"] < two["low"] and all_six["high"] > two["high"]
+
+
+@pytest.mark.parametrize("other, reason", [
+    ("the predictions of b are not in the cache", "not tested: the predictions of b are not in the cache"),
+    (skilled(0.0).assign(fold=lambda table: table["fold"] + 1), "not tested: other clips or folds than the best"),
+    (skilled(0.0)[1:], "not tested: other clips or folds than the best"),
+])
+def test_what_cannot_be_tested_is_said_and_nothing_is_bold(other, reason):
+    found = comparison.against_best([0.9, 0.1, 0.2], [skilled(6.0), other, skilled(0.0, 3)], **SETTINGS)
+    assert found[1]["verdict"] == reason and math.isnan(found[1]["low"]) and found[2]["verdict"] == "worse than the best"
+    assert not any(one["best"] for one in found)
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    """The leaderboard of made-up experiments: (page, csv) of what it is given, with their predictions."""
+    def write(found, tables):
+        for each in found:
+            for task in set(each["metrics"]) - {"pretrain"}:
+                if each["name"] in tables:
+                    each["metrics"][task]["balanced_accuracy"] = comparison.balanced_accuracies(tables[each["name"]]).mean()
+
+        def had(task, revision):
+            if revision not in tables:
+                raise UserError("not there")
+            return tables[revision]
+
+        monkeypatch.setattr(leaderboard, "experiments", lambda revisions, all_commits: found)
+        monkeypatch.setattr(leaderboard, "predictions", had)
+        monkeypatch.setattr(leaderboard, "show", lambda: {"seed": 0, "report": {"bootstrap_samples": 400, "confidence": 0.95}})
+        leaderboard.main([], False, tmp_path)
+        page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+        Page(re.sub("<script>.*</script>", "", page, flags=re.DOTALL))
+        return page, pd.read_csv(tmp_path / "leaderboard.csv")
+    return write
+
+
+def body(page):
+    """The rows of the first table: lists of texts, markup left out."""
+    table = page[page.index("<tbody>") : page.index("</tbody>")]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("<tr>")[1:]]
+    return [[re.sub(r"<[^>]+>", "|", cell) for cell in row] for row in cells], table
+
+
+def test_page_and_csv_hold_the_same_numbers(board):
+    found = [made("workspace"), made("uscl", method="uscl"), made("uscl-1", method="uscl", seed=1), made("random",
+             finetune__init="random"), made("fails", method="byol", state="failed"), made("waits", seed=7, state="queued")]
+    tables = {"workspace": skilled(1.0, 1), "uscl": skilled(6.0, 2), "uscl-1": skilled(5.0, 3), "random": skilled(0.0, 4)}
+    page, csv = board(found, tables)
+    done, rest = csv[csv["state"] == "done"], csv[csv["state"] != "done"]
+    rows, table = body(page)
+    assert [row[0] for row in rows] == list(done.sort_values("balanced_accuracy", ascending=False)["initial_weights"])
+    for row in rows:
+        line = done.set_index("initial_weights").loc[row[0]]
+        assert row[2] == f"{line['n']:.0f}|{line['seeds']}|"
+        spread = f" ± {100 * line['sd']:.1f}" if line["n"] > 1 else ""
+        shown = row[3].replace("|", "") if line["significant"] else row[3].rstrip("|").replace("|", "")
+        assert shown == f"{100 * line['balanced_accuracy']:.1f}{spread}{100 * line['low']:.1f}–{100 * line['high']:.1f}"
+        assert row[4:6] == [f"{100 * line[name]:.1f}" for name in ("frame_accuracy", "published_protocol_accuracy")]
+        assert row[6] == ("–" if row[0] == "random" else f"{line['pretraining_seconds']:.0f}")
+    assert re.findall("<strong>(.*?)</strong>", table) == [f"{100 * done['balanced_accuracy'].max():.1f}"]
+    assert done.set_index("initial_weights")["significant"].to_dict() == {"simclr": False, "uscl": True, "random": False}
+    assert rest[["experiments", "state"]].values.tolist() == [["fails", "failed"], ["waits", "queued"]]
+    assert rest["balanced_accuracy"].isna().all() and "seed=7" in rest["what_differs"].iloc[1]
+    for name, state in (("fails", "failed"), ("waits", "queued")):
+        assert re.search(f'<th scope="row">{name}</th><td class="text">{state}</td>', page)
+    assert 'table class="sortable"' in page and not re.search(r'(src|href)="', page)
+
+
+def test_the_interval_of_merged_seeds_is_the_bootstrap_of_their_mean(board):
+    tables = {"a": skilled(2.0, 1), "b": skilled(2.0, 2)}
+    _, csv = board([made("a"), made("b", seed=1)], tables)
+    both = pd.concat([tables["a"].assign(seed=0), tables["b"].assign(seed=1)])
+    expected = scores.bootstrap_interval(both, CLASSES, **SETTINGS)
+    assert csv[["low", "high"]].values[0].tolist() == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_predictions_that_are_gone_or_stale_leave_the_scores_and_no_verdict(board):
+    tables = {"a": skilled(6.0, 1), "c": skilled(0.0, 2)}
+    found = [made("a"), made("b", method="uscl", value=0.3), made("c", method="byol")]
+    page, csv = board(found, tables)
+    csv = csv.set_index("experiments")
+    assert csv.loc["b", "verdict"] == "not tested: the predictions of b are not in the cache"
+    assert csv.loc["b", ["balanced_accuracy", "low", "high"]].tolist() == pytest.approx([0.3, 0.2, 0.4])
+    assert csv.loc["c", "verdict"] == "worse than the best" and not csv["significant"].any()
+    found[0]["metrics"]["pocus"]["balanced_accuracy"] -= 0.01
+    one = experiments.configurations([found[0]])[0][0]
+    assert leaderboard.pooled("pocus", one) == "the predictions of a are not those that its metrics were made of"
+
+
+def test_several_parts_are_told_apart_on_the_page(board):
+    page, csv = board([made("a"), made("b", finetune__folds=10)], {"a": skilled(1.0), "b": skilled(0.0)})
+    assert csv["part"].tolist() == [1, 2] and csv["scored_on"].tolist() == ["finetune.folds=5", "finetune.folds=10"]
+    assert "2. Scored with finetune.folds=10" in page and "do not compare their numbers" in page and "<tbody" in page
+    assert (csv["verdict"] == "the only one").all() and not csv["significant"].any()
+
+
+MAKE = """import shutil, yaml
+params = yaml.safe_load(open("params.yaml"))
+shutil.copytree(f"chosen/{params['finetune']['trainable']}", "reports", dirs_exist_ok=True)
+"""
+STAGES = """stages:
+  report:
+    cmd: python make.py && python -m stages.tools.compare main workspace > compared.txt
+    deps: [make.py, chosen]
+    params: [seed, collection, pretrain, finetune]
+    outs: [reports/predictions, compared.txt]
+    metrics: [reports/metrics.json: {cache: false}]
+"""
+PARAMETERS = """seed: 0
+collection: raw
+pretrain: {method: simclr}
+finetune: {tasks: [pocus], init: pretrained, trainable: head, seeds: [0]}
+report: {bootstrap_samples: 500, confidence: 0.95}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A repository whose only stage copies predictions: the parameter says of which skill."""
+    def run(*command, code=0):
+        environment = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path),
+                       "DVC_SITE_CACHE_DIR": str(tmp_path / ".dvc/tmp/site"), "GIT_CONFIG_NOSYSTEM": "1"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run("git", "init", "-q", "-b", "main")
+    run("git", "config", "user.email", "test@example.org")
+    run("git", "config", "user.name", "test")
+    run("dvc", "init", "-q")
+    for name, skill in (("head", 0.0), ("all", 6.0)):
+        folder = tmp_path / "chosen" / name
+        (folder / "predictions").mkdir(parents=True)
+        table = skilled(skill).assign(seed=0)
+        table.to_csv(folder / "predictions/pocus.csv", index=False)
+        value = comparison.balanced_accuracies(table).mean()
+        (folder / "metrics.json").write_text(f'{{"pocus": {{"balanced_accuracy": {value}}}}}')
+    for name, text in (("make.py", MAKE), ("dvc.yaml", STAGES.replace(" && python -m stages.tools.compare main workspace", "")),
+                       ("params.yaml", PARAMETERS), (".gitignore", "/reports/predictions\n/compared.txt\n")):
+        (tmp_path / name).write_text(text)
+    run("dvc", "repro", "-q")
+    run("git", "add", ".")
+    run("git", "commit", "-qm", "start")
+    return tmp_path, run
+
+
+@pytest.mark.slow
+def test_real_experiments_of_two_commits_a_queue_and_a_copy(project):
+    """An experiment in a copy (--temp) reads a branch of the repository that it was copied from; one that waits is listed, and
+    one of an older commit; an edited params.yaml changes no row.
+    """
+    folder, run = project
+    command = (sys.executable, "-m", "stages.tools.leaderboard")
+    run("dvc", "exp", "run", "-q", "-S", "finetune.trainable=all", "-n", "old")
+    run("git", "checkout", "-q", ".")
+    (folder / "dvc.yaml").write_text(STAGES)
+    run("git", "commit", "-qam", "compare")
+    run("dvc", "exp", "run", "-q", "--temp", "-S", "finetune.trainable=all", "-S", "seed=3", "-n", "copy")
+    run("dvc", "exp", "run", "-q", "--queue", "-S", "seed=9", "-n", "waits")
+    (folder / "params.yaml").write_text(PARAMETERS.replace("simclr", "uscl"))
+    said = run(*command)
+    assert "written to reports/leaderboard.html and reports/leaderboard.csv" in said
+    csv = pd.read_csv(folder / "reports/leaderboard.csv")
+    lines = csv[csv["state"] == "done"].set_index("what_differs")
+    assert set(csv["initial_weights"].dropna()) == {"simclr"}
+    assert set(lines.loc["finetune.trainable=all", "experiments"].split(", ")) == {"old", "copy"}
+    assert lines.loc["finetune.trainable=all", "n"] == 2 and lines.loc["finetune.trainable=all", "significant"]
+    assert csv.loc[csv["experiments"] == "waits", ["state", "what_differs"]].values.tolist() == [["queued", "seed=9"]]
+    assert "copy" not in run(*command, "HEAD~1", "--out", "elsewhere").join(open(folder / "elsewhere/leaderboard.csv"))
+    copied = run(sys.executable, "-c", "from stages.lib.params import read; print(read('compared.txt', 'copy'))")
+    assert "workspace is better" in copied
+    assert run(*command, "nobody", code=1).startswith("error: the experiments cannot be listed")
+
+
+def test_outside_a_project_one_sentence_says_so(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "stages.tools.leaderboard"], cwd=tmp_path, capture_output=True, text=True,
+                          env={"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)})
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
