@@ -6,7 +6,7 @@ reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label
         reports/finetune/<task>.csv      seed, fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
-        reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
+        reports/pairs/                   what the method made of its clips: pairs.csv, views.csv, views.npy (lib/pair_record.py)
         reports/us4_audit.csv            source, outcome, reason, clips, frames, names
         models/pretrained.safetensors    the facts in its header, not the weights
 writes  reports/metrics.json             {task: {metric: number}}, <task>_segmentation too; what is undefined is left out
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import checkpoint, figures
+from stages.lib import checkpoint, figures, pair_sheet
 from stages.lib.page import render
 from stages.lib.params import require, run
 from stages.lib.results import defined, evaluate, lesions, read
@@ -35,6 +35,7 @@ SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 a
     "segmentation": "Segmentation of lesions",
     "confusion": "Confusion matrices",
     "roc": "ROC curves",
+    "pairs": "Pairs as the method saw them",
     "pretraining": "Pretraining",
     "us4": "Clips used and left out",
     "limits": "Limits",
@@ -68,7 +69,8 @@ def main(
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
     pretrained = defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
-    pairs = read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
+    pairs = pair_sheet.section(epochs)
+    absent = {name for name, there in {"segmentation": segmented, "pairs": pairs}.items() if not there}
     metrics = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
     parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views,
@@ -77,7 +79,7 @@ def main(
     parameters |= {"tasks": {name: tasks[name] for name in names}}
     page = render(
         "report.html.j2",
-        sections={name: title for name, title in SECTIONS.items() if name != "segmentation" or segmented},
+        sections={name: title for name, title in SECTIONS.items() if name not in absent},
         method=pretrain["method"],
         tasks=", ".join(names),
         pretrained_start=finetune["init"] == "pretrained",
@@ -92,7 +94,7 @@ def main(
         seconds=epochs["seconds"].sum(),
         losses=figures.losses(epochs, pretrained["epoch"]),
         measures=figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
-        pairs=figures.pair_weights(pairs) if "weight" in pairs and pairs["weight"].nunique() > 1 else "",
+        pairs=pairs,
         audit=read("reports/us4_audit.csv").to_dict("records"),
         parameters=pd.json_normalize(parameters).to_dict("records")[0],  # {"pretrain.epochs": …}, the names for -S
         bootstrap_samples=bootstrap_samples,
