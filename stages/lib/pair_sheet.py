@@ -40,6 +40,7 @@ def section(epochs: pd.DataFrame) -> dict | None:
     curriculum = negative_distances(pairs)
     return {
         "sheets": sheets(table, pictures),
+        "roles": set(table["role"]),
         "weights": figures.pair_weights(last) if differ(last, "weight") else "",
         "by_source": quartiles(last, "weight") if differ(last, "weight") else [],
         "distances": figures.frame_distances(last) if differ(last, "frame_distance") else "",
