@@ -116,7 +116,6 @@ def main(
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
     if ranks.first():
         write(done["rows"], done["best"], facts)
-        model.progress = 1.0    # also where a killed run goes on after its last epoch
         pair_record.write("reports/pairs", done["pairs"], pair_record.pictures(model, train, generator(seed, where)), data)
     resume.remove()
 

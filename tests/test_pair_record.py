@@ -32,7 +32,7 @@ def sets(workspace):
 
 def made(name, sets, **change):
     """The method at the end of its run; UCL with a window that these clips have frames in."""
-    change |= {"near_window": [0.2, 0.4]} if name == "ucl" else {}
+    change = ({"near_window": [0.2, 0.4]} if name == "ucl" else {}) | change
     model = build(name, *sets, **change)
     model.progress = 1.0
     return model
@@ -75,9 +75,10 @@ def test_a_training_step_takes_its_views_from_seen(name, sets, draw):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_pictures_are_what_enters_the_encoders(name, sets, draw):
+def test_the_pictures_are_what_enters_the_encoders(name, sets, draw, monkeypatch):
     """All eight clips are pictured: each image that enters is one of the pictures of its roles, and the other way round."""
     model = made(name, sets)
+    monkeypatch.setattr(model, "curriculum", dict)      # the end of the run alone
     queried, keyed = listening(model)
     pictures, table = pair_record.pictures(model, sets[0], draw)
     table = table[table["choice"] == "spread"]
@@ -119,9 +120,9 @@ def test_inner_mixing_is_described_with_all_of_its_frames(sets, draw):
     first = table[table["example"] == 0].set_index("role")
     alone = {role: float(pictures[row].mean()) for row, role in zip(range(6), first.index, strict=True)}
     for side in MIXED:
-        assert first.loc[side, "frames"].split() == [first.loc[f"frame {n}", "frames"] for n in (1, 2, 3, 4)]
+        assert first.loc[side, "frames"].split() == [first.loc[f"original {n}", "frames"] for n in (1, 2, 3, 4)]
         shares = map(float, first.loc[side, "mix"].split())
-        assert alone[side] == pytest.approx(sum(s * alone[f"frame {n + 1}"] for n, s in enumerate(shares)), abs=1)
+        assert alone[side] == pytest.approx(sum(s * alone[f"original {n + 1}"] for n, s in enumerate(shares)), abs=1)
 
 
 @pytest.mark.parametrize("name", ["ucl", "ivpp", "cycle_contrast"])
@@ -140,12 +141,28 @@ def test_negatives_that_a_short_clip_lacks_are_not_pictured(workspace, draw):
     sets = clip_sets(workspace, [(4, "", "train"), (30, "", "train"), (4, "", "train")])
     _, table = pair_record.pictures(made("ucl", sets), sets[0], draw)
     roles = table[table["role"] != "cross-video negative"].groupby("example")["role"].apply(list)
-    assert roles.tolist() == [BOTH, BOTH + ["negative 1", "negative 2", "negative 3"], BOTH]
+    assert roles.tolist() == [BOTH, BOTH + ["negative 1", "negative 2", "negative 3"], BOTH] * 2
 
 
-def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw):
+def test_frames_of_both_halves_of_a_curriculum_are_pictured(sets, draw):
+    """As many negatives as either window allows; other clips are looked for with the queue of the end, and for that alone."""
+    _, table = pair_record.pictures(made("ucl", sets, far_window=[0.6, 0.9], near_window=[0.2, 0.5]), sets[0], draw)
+    counts = table[table["role"] == "anchor"]["choice"].value_counts()
+    assert counts.to_dict() == {"halfway": 4, "spread": 8} and table["choice"].iloc[0] == "halfway"
+    assert set(table.loc[table["role"] == "cross-video negative", "choice"]) <= {"spread"}
+    length = dict(zip(sets[0].table["clip"], LENGTHS, strict=True))
+    for choice, (low, high) in {"halfway": (0.6, 0.9), "spread": (0.2, 0.5)}.items():
+        lines = table[(table["choice"] == choice) & table["role"].str.startswith("negative")]
+        anchors = table[table["role"] == "anchor"].set_index("example")["frames"].astype(int)
+        share = (lines["frames"].astype(int) - lines["example"].map(anchors)).abs() / lines["clip"].map(length)
+        assert len(share) > 3 and share.between(low, high, inclusive="left").all()
+    assert table["example"].is_monotonic_increasing and table["example"].nunique() == 12
+
+
+def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw, monkeypatch):
     """Against a loop over the queue; keys of one clip count together, random ones of no clip are not pictured."""
     model = made("ucl", sets, queue_size=24, embedding_width=5, cross_mined=6)
+    monkeypatch.setattr(model, "curriculum", dict)      # the end of the run alone
     model.queue.clip.copy_(torch.arange(24) % 5 - 1)
     state = draw.get_state()
     _, table = pair_record.pictures(model, sets[0], draw)

@@ -38,15 +38,20 @@ def test_the_pictures_are_those_of_the_run_with_their_labels(run):
         png = base64.b64decode(address.removeprefix("data:image/png;base64,"))
         assert np.array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED), grey)
     labels = [re.sub(r"<[^>]*>|\s+", " ", label).split() for _, _, label in found]
-    words = [alt.replace("\N{NO-BREAK SPACE}", " ") for _, alt, _ in found]
-    assert words == ["left: 62 % of frame 3, 38 % of frame 7", "anchor: frame 3",
-                     "cross-video negative from b.mp4: frame 5", "anchor: frame 9"]
-    assert labels[1] == ["anchor", "frame", "3"] and labels[2] == ["cross-video", "negative", "b.mp4,", "share", "81&nbsp;%"]
+    assert [alt for _, alt, _ in found] == ["left: 62 % frame 3, 38 % frame 7", "anchor: frame 3",
+                                            "cross-video negative from b.mp4: frame 5", "anchor: frame 9"]
+    assert [" ".join(label) for label in labels] == ["left 62 % frame 3 38 % frame 7", "anchor frame 3",
+                                                     "cross-video negative b.mp4 share 81 %", "anchor frame 9"]
+
+
+def test_shares_that_round_to_nothing_are_left_out():
+    assert pair_sheet.mixture("3 7", "0.004 0.996") == ["frame 7"]
+    assert pair_sheet.mixture("3 7 9", "0.006 0.400 0.594") == ["1 % frame 3", "40 % frame 7", "59 % frame 9"]
 
 
 def test_examples_stand_under_why_they_were_chosen_with_their_values(run):
     source = section()
-    some, least = source.index("Some training clips"), source.index("The pairs that count least")
+    some, least = source.index("At the end of the run"), source.index("The pairs that count least")
     assert "The pairs that count most" not in source
     for start, end, text in ((some, least, f"<b>{html.escape(NASTY)}</b>, weight 0.250, 4 frames apart"),
                              (least, None, "<b>c.mp4</b>, weight 0.125, 1 frame apart")):
@@ -74,8 +79,10 @@ def test_negatives_and_their_window_are_those_of_the_files(run):
             place = q * (len(share) - 1)
             low, high = share[math.floor(place)], share[math.ceil(place)]
             edges.append(low + (high - low) * (place % 1))
+        assert look["clips"] == pytest.approx(len(share) / 6)
         assert [look["mean"], look["low"], look["high"]] == pytest.approx([sum(share) / len(share), *edges], abs=1e-9)
     source = section()
+    assert "In epoch 3 100 % of the clips had" in source
     assert f"epoch 3 {looks[1]['mean']:.3f} ({looks[1]['low']:.3f} to {looks[1]['high']:.3f})" in source
 
 
@@ -96,6 +103,8 @@ def test_figures_are_drawn_where_pairs_differ(run):
     assert section().count("<svg") == 2
     edit("reports/pairs/pairs.csv", lambda table: table.assign(frame_distance=0, negative_frame_distance=""))
     assert section().count("<svg") == 0 and "All pairs" not in section()
+    edit("reports/pairs/pairs.csv", lambda table: table.assign(negative_frame_distance=["", *range(3, 8), *[""] * 6]))
+    assert section().count("<svg") == 1 and "In epoch 3 0 % of the clips had" in section()
     edit("reports/pairs/pairs.csv", lambda table: table[["epoch", "pair", "clip", "source", "clip_frames"]][:0])
     edit("reports/pretrain.csv", lambda table: table.drop(columns=["negative_low", "negative_high"]))
     assert section().count("<img") == 4

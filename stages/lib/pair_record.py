@@ -2,12 +2,13 @@
 
 pairs.csv  epoch, pair, clip, source, clip_frames (length of the recording, first to last kept frame), and the method's values
 views.npy  uint8 [M, H, W], grey values before they are normalised, times 255
-views.csv  a line per picture: example (pictures of one clip and step), choice (spread, or lowest_weight, highest_weight), clip,
-           source, role, frames (numbers within the recording of those that are mixed), mix (their shares), share (of a negative
-           from another clip, among these), and the method's values of the pair
+views.csv  a line per picture: example (pictures of one clip and step), choice (spread, lowest_weight, highest_weight; halfway:
+           as frames were picked in the middle of the run), clip, source, role, frames (numbers in the recording of those that
+           are mixed), mix (their shares), share (of a negative from another clip, among these), the method's values of the pair
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from stages.lib.method import ContrastiveMethod, View
 LOOKED = 64     # clips at most whose pairs are looked at,
 PICTURED = 8    # of which so many are pictured,
 EXTREMES = 3    # and so many more from either end of the weights
+ORDER = ["example", "choice", "clip", "source", "role", "frames", "mix", "share"]
 FIRST = ["epoch", "pair", "clip", "source", "clip_frames"]
 
 
@@ -29,9 +31,24 @@ def pictures(model: ContrastiveMethod, train: ClipSet, draw: torch.Generator) ->
     """Views of some training clips, as the loss takes them for the same `draw`: `views.npy` and `views.csv`.
 
     The clips are spread over the sources; running statistics, as on held-out clips. Where pairs differ in weight, those that
-    weigh least and most are pictured, too. Nothing of the model changes.
+    weigh least and most are pictured, too; where the method follows a curriculum, also the frames that it took halfway.
+    Nothing of the model changes but its progress, which is then that of the end.
     """
     model.eval()
+    greys, lines = [], []
+    for progress in (0.5, 1.0) if model.curriculum() else (1.0,):
+        model.progress = progress
+        for grey, line in looked_at(model, train, draw):
+            greys.append(grey)
+            lines.append(line)
+    table = pd.DataFrame(lines)
+    table["example"] = table.groupby(["choice", "example"], sort=False).ngroup()
+    table = table[ORDER + [name for name in table if name not in ORDER]]
+    return torch.stack(greys).mul(255).round().clamp(0, 255).byte().cpu().numpy(), table.round(6)
+
+
+def looked_at(model: ContrastiveMethod, train: ClipSet, draw: torch.Generator) -> Iterator[tuple[torch.Tensor, dict]]:
+    """Each picture [H, W] and its line, of the point of the run at which the model stands."""
     chosen = spread(train.table["source"], LOOKED)
     frames, clips = train.batch(torch.tensor(chosen, device=train.first.device), model.pick, draw)
     state = draw.get_state()
@@ -40,23 +57,16 @@ def pictures(model: ContrastiveMethod, train: ClipSet, draw: torch.Generator) ->
     values = pd.DataFrame({name: value.cpu() for name, value in terms.items() if value.dim()}, index=range(len(chosen)))
     others = [by_clip(*pair) for pair in zip(*(part.tolist() for part in model.mined(seen, clips)), strict=True)]
     counts = {role: model.counts(view, clips).tolist() for role, view in seen.items()}
-    numbers, names = clips.number.tolist(), train.table[["clip", "source"]]
-    greys, lines = [], []
-    for example, (choice, place) in enumerate(examples(train.table["source"].iloc[chosen], values)):
-        common = {"example": example, "choice": choice} | values.to_dict("records")[place]
+    numbers, names, each = clips.number.tolist(), train.table[["clip", "source"]], values.to_dict("records")
+    for example, (choice, place) in enumerate(examples(train.table["source"].iloc[chosen], values, model.progress)):
+        common = {"example": example, "choice": choice} | each[place]
         for role, view in seen.items():
             if counts[role][place]:
-                greys.append(view.grey[place, 0])
                 made = made_of(view, place, numbers[place])
-                lines.append(common | names.iloc[chosen[place]].to_dict() | {"role": role} | made)
-        for row, share in others[place].items():
+                yield view.grey[place, 0], common | names.iloc[chosen[place]].to_dict() | {"role": role, "share": None} | made
+        for row, share in others[place].items() if choice != "halfway" else ():     # the queue is that of the end
             grey, line = middle(train, row)
-            greys.append(grey)
-            lines.append(common | names.loc[row].to_dict() | {"role": "cross-video negative", "share": round(share, 3)} | line)
-    table = pd.DataFrame(lines)
-    order = ["example", "choice", "clip", "source", "role", "frames", "mix", "share"]
-    table = table.reindex(columns=order + [name for name in values])
-    return torch.stack(greys).mul(255).round().clamp(0, 255).byte().cpu().numpy(), table.round(6)
+            yield grey, common | names.loc[row].to_dict() | {"role": "cross-video negative", "share": round(share, 3)} | line
 
 
 def spread(sources: pd.Series, most: int) -> list[int]:
@@ -66,8 +76,10 @@ def spread(sources: pd.Series, most: int) -> list[int]:
     return [int(own[int((n + 0.5) * len(own) / min(each, len(own)))]) for own in places for n in range(min(each, len(own)))]
 
 
-def examples(sources: pd.Series, values: pd.DataFrame) -> list[tuple[str, int]]:
-    """Which clips to picture, and why: some of each source; those of least and of most weight where weights differ."""
+def examples(sources: pd.Series, values: pd.DataFrame, progress: float) -> list[tuple[str, int]]:
+    """Which clips to picture, and why: some of each source; at the end those of least and most weight where weights differ."""
+    if progress < 1:
+        return [("halfway", place) for place in spread(sources, PICTURED // 2)]
     found = [("spread", place) for place in spread(sources, PICTURED)]
     if "weight" in values and values["weight"].nunique() > 1:
         order, number = values["weight"].argsort(kind="stable").tolist(), min(EXTREMES, len(values) // 2)

@@ -37,7 +37,8 @@ def section(epochs: pd.DataFrame) -> dict | None:
     if len(table) != len(pictures):
         raise UserError(f"{FOLDER}: views.csv and views.npy differ in length; run `dvc repro -f pretrain`")
     last = pairs[pairs["epoch"] == pairs["epoch"].max()]
-    curriculum = negative_distances(pairs)
+    looks = negative_distances(pairs)
+    known = looks.dropna()
     return {
         "sheets": sheets(table, pictures),
         "roles": set(table["role"]),
@@ -45,8 +46,9 @@ def section(epochs: pd.DataFrame) -> dict | None:
         "by_source": quartiles(last, "weight") if differ(last, "weight") else [],
         "distances": figures.frame_distances(last) if differ(last, "frame_distance") else "",
         "distance_by_source": quartiles(last, "frame_distance") if differ(last, "frame_distance") else [],
-        "negatives": figures.negative_distances(curriculum, epochs) if len(curriculum) else "",
-        "curriculum": curriculum.to_dict("records"),
+        "negatives": figures.negative_distances(known, epochs) if len(known) else "",
+        "curriculum": known.to_dict("records"),
+        "last_look": looks.iloc[-1].to_dict() if len(looks) else {},
     }
 
 
@@ -66,12 +68,11 @@ def sheets(table: pd.DataFrame, pictures: np.ndarray) -> dict[str, list[dict]]:
     return found
 
 
-def mixture(frames: str, mix: str) -> str:
-    """`frame 12`, or `62 % of frame 12, 38 % of frame 20`."""
-    if " " not in frames:
-        return f"frame {frames}"
-    parts = zip(frames.split(), mix.split(), strict=True)
-    return ", ".join(f"{100 * float(share):.0f}\u00a0% of frame\u00a0{number}" for number, share in parts)
+def mixture(frames: str, mix: str) -> list[str]:
+    """[`frame 12`], or [`62 % frame 12`, `38 % frame 20`]; shares that round to 0 are left out."""
+    shares = {number: round(100 * float(share)) for number, share in zip(frames.split(), mix.split(), strict=True)}
+    parts = {number: share for number, share in shares.items() if share > 0}
+    return [f"{share} % frame {number}" if len(parts) > 1 else f"frame {number}" for number, share in parts.items()]
 
 
 def picture(grey: np.ndarray) -> str:
@@ -95,10 +96,12 @@ def quartiles(pairs: pd.DataFrame, column: str) -> list[dict]:
 
 
 def negative_distances(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Distance of a clip's own negatives from the anchor, as a fraction of the clip: epoch, mean, low, high (5 % and 95 %)."""
+    """Distance of a clip's own negatives from the anchor, as a fraction of the clip: epoch, mean, low, high (5 % and 95 %).
+
+    Beside them `clips`, the fraction of the clips that had a negative; where none had, the others are NaN.
+    """
     if "negative_frame_distance" not in pairs:
         return pd.DataFrame()
-    share = pairs.assign(share=pairs["negative_frame_distance"] / pairs["clip_frames"]).dropna(subset="share")
-    by_epoch = share.groupby("epoch")["share"]
+    by_epoch = (pairs["negative_frame_distance"] / pairs["clip_frames"]).groupby(pairs["epoch"])
     found = {"mean": by_epoch.mean(), "low": by_epoch.quantile(0.05), "high": by_epoch.quantile(0.95)}
-    return pd.DataFrame(found).reset_index()
+    return pd.DataFrame(found | {"clips": by_epoch.count() / by_epoch.size()}).reset_index()

@@ -133,7 +133,7 @@ class Method(ContrastiveMethod):
         weights = self.mixing_weights(clips, generator).to(frames.dtype)
         mixed = torch.einsum("vbn,bnchw->vbchw", weights, frames)
         places, views = tuple(range(frames.shape[1])), self.augment(mixed, clips, generator, dim=1)
-        alone = {f"frame {place + 1}": View(frames[:, place], (place,)) for place in places}
+        alone = {f"original {place + 1}": View(frames[:, place], (place,)) for place in places}
         return alone | {side: View(view, places, weight[:, :-1])
                         for side, view, weight in zip(("left", "right"), views, weights, strict=True)}
 
