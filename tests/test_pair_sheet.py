@@ -82,7 +82,7 @@ def test_negatives_and_their_window_are_those_of_the_files(run):
         assert look["clips"] == pytest.approx(len(share) / 6)
         assert [look["mean"], look["low"], look["high"]] == pytest.approx([sum(share) / len(share), *edges], abs=1e-9)
     source = section()
-    assert "In epoch 3 100 % of the clips had" in source
+    assert "In epoch 3, 100 % of the clips had" in source
     assert f"epoch 3 {looks[1]['mean']:.3f} ({looks[1]['low']:.3f} to {looks[1]['high']:.3f})" in source
 
 
@@ -104,7 +104,7 @@ def test_figures_are_drawn_where_pairs_differ(run):
     edit("reports/pairs/pairs.csv", lambda table: table.assign(frame_distance=0, negative_frame_distance=""))
     assert section().count("<svg") == 0 and "All pairs" not in section()
     edit("reports/pairs/pairs.csv", lambda table: table.assign(negative_frame_distance=["", *range(3, 8), *[""] * 6]))
-    assert section().count("<svg") == 1 and "In epoch 3 0 % of the clips had" in section()
+    assert section().count("<svg") == 1 and "In epoch 3, 0 % of the clips had" in section()
     edit("reports/pairs/pairs.csv", lambda table: table[["epoch", "pair", "clip", "source", "clip_frames"]][:0])
     edit("reports/pretrain.csv", lambda table: table.drop(columns=["negative_low", "negative_high"]))
     assert section().count("<img") == 4
