@@ -114,9 +114,10 @@ def main(
         resume.save(**snapshot(moving, draw), **done)
 
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
+    pictured = pair_record.pictures(model, train, generator(seed, where))
     if ranks.first():
         write(done["rows"], done["best"], facts)
-        pair_record.write("reports/pairs", done["pairs"], pair_record.pictures(model, train, generator(seed, where)), data)
+        pair_record.write("reports/pairs", done["pairs"], pictured, data)
     resume.remove()
 
 

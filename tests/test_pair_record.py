@@ -170,7 +170,7 @@ def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw, mon
     frames, clips = sets[0].batch(torch.arange(8), model.pick, draw)
     anchors = model.normalised(model.seen(frames, clips, draw)["anchor"])
     with torch.no_grad():
-        queries = torch.nn.functional.normalize(model.projection_head(model.eval().backbone(anchors)), dim=1)
+        queries = torch.nn.functional.normalize(model.projection_head(model.train().backbone(anchors)), dim=1)
     names = store.read("us4").clip_table["clip"]
     for clip, query in enumerate(queries):
         queue = zip(model.queue.embedding, model.queue.clip.tolist(), strict=True)
@@ -196,7 +196,7 @@ def test_the_pairs_that_weigh_least_and_most_are_pictured(sets, draw):
     draw.set_state(state)
     frames, clips = sets[0].batch(torch.arange(8), model.pick, draw)
     with torch.no_grad():
-        weights = model.weight(model.eval()(model.pairs(frames, clips, draw))[0])
+        weights = model.weight(model.train()(model.pairs(frames, clips, draw))[0])
     names = store.read("us4").clip_table["clip"][:8]
     expected = pd.DataFrame({"clip": names, "weight": weights, "frame_distance": (clips.number[:, -1] - clips.number[:, 0])})
     expected = expected.sort_values("weight")
@@ -215,6 +215,8 @@ def test_nothing_of_the_model_or_of_other_random_streams_changes(name, sets, dra
     before, stream = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     pictures = [pair_record.pictures(model, sets[0], torch.Generator().manual_seed(3))[0] for _ in range(2)]
     assert np.array_equal(*pictures) and torch.equal(stream, torch.get_rng_state())
+    assert not any(part.training for part in model.modules())
+    assert all(part.track_running_stats for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d))
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]) if torch.is_tensor(value) else str(value) == str(before[key]), key
 

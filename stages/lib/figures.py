@@ -107,7 +107,7 @@ def pair_weights(pairs: pd.DataFrame) -> Markup:
         below.plot(part["frame_distance"], part["weight"], ".", color=style["color"], markersize=3)
     above.set(xlabel="weight of a pair", ylabel="fraction of pairs below")
     below.set(xlabel="frames between the ends of the pair", ylabel="weight")
-    above.legend()
+    above.legend(loc="lower right")
     return _svg(figure, "pair_weights")
 
 
@@ -122,7 +122,7 @@ def frame_distances(pairs: pd.DataFrame) -> Markup:
         style = {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
         axes.ecdf(part["frame_distance"], label=source, **style)
     axes.set(xlabel="frames between the frames of a pair", ylabel="fraction of pairs below")
-    axes.legend()
+    axes.legend(loc="lower right")
     return _svg(figure, "frame_distances")
 
 

@@ -9,11 +9,13 @@ views.csv  a line per picture: example (pictures of one clip and step), choice (
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from stages.lib import store
 from stages.lib.clip_set import ClipSet
@@ -30,21 +32,35 @@ FIRST = ["epoch", "pair", "clip", "source", "clip_frames"]
 def pictures(model: ContrastiveMethod, train: ClipSet, draw: torch.Generator) -> tuple[np.ndarray, pd.DataFrame]:
     """Views of some training clips, as the loss takes them for the same `draw`: `views.npy` and `views.csv`.
 
-    The clips are spread over the sources; running statistics, as on held-out clips. Where pairs differ in weight, those that
-    weigh least and most are pictured, too; where the method follows a curriculum, also the frames that it took halfway.
-    Nothing of the model changes but its progress, which is then that of the end.
+    The clips are spread over the sources. Where pairs differ in weight, those that weigh least and most are pictured, too;
+    where the method follows a curriculum, also the frames that it took halfway. Nothing of the model changes but its progress,
+    which is then that of the end. Of several processes all must come here, for the batch norm.
     """
-    model.eval()
     greys, lines = [], []
-    for progress in (0.5, 1.0) if model.curriculum() else (1.0,):
-        model.progress = progress
-        for grey, line in looked_at(model, train, draw):
-            greys.append(grey)
-            lines.append(line)
+    with batch_statistics(model):
+        for progress in (0.5, 1.0) if model.curriculum() else (1.0,):
+            model.progress = progress
+            for grey, line in looked_at(model, train, draw):
+                greys.append(grey)
+                lines.append(line)
     table = pd.DataFrame(lines)
     table["example"] = table.groupby(["choice", "example"], sort=False).ngroup()
     table = table[ORDER + [name for name in table if name not in ORDER]]
     return torch.stack(greys).mul(255).round().clamp(0, 255).byte().cpu().numpy(), table.round(6)
+
+
+@contextmanager
+def batch_statistics(model: ContrastiveMethod) -> Iterator[None]:
+    """Batch norm by the statistics of the batch, as in a training step; the running ones stay, the rest is as in use."""
+    model.eval()
+    norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats]
+    for part in norms:
+        part.training, part.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for part in norms:
+            part.training, part.track_running_stats = False, True
 
 
 def looked_at(model: ContrastiveMethod, train: ClipSet, draw: torch.Generator) -> Iterator[tuple[torch.Tensor, dict]]:
