@@ -183,6 +183,8 @@ def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw, mon
         expected.pop(None, None)
         lines = table[(table["example"] == clip) & (table["role"] == "cross-video negative")]
         found = dict(zip(lines["clip"], lines["share"], strict=True))
+        middles = [str(sets[0].table.set_index("clip")["frames"][name] // 2) for name in lines["clip"]]
+        assert lines["frames"].tolist() == middles
         assert found == pytest.approx(dict(expected), abs=6e-4) and lines["share"].is_monotonic_decreasing
 
 
