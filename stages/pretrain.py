@@ -6,8 +6,8 @@ writes  models/pretrained.safetensors   backbone weights under torchvision's key
                                         every few epochs knn_accuracy, alignment, uniformity; seconds
         reports/features/pretrain/      features of the held-out clips by the kept weights: stages/lib/clip_features.py, with
                                         source and pooled_class
-        reports/pairs.csv               epoch, pair, clip, source, and what the method says of each pair (frame_distance,
-                                        weight, …), of those same epochs
+        reports/pairs/                  pairs.csv, what the method says of each pair (frame_distance, weight, …) in those same
+                                        epochs; views.npy and views.csv, what its loss sees (lib/pair_record.py)
 """
 
 import time
@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from stages.lib import checkpoint, clip_features, ranks, store
+from stages.lib import checkpoint, clip_features, pair_record, ranks, store
 from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.initial import initialise, named_file
 from stages.lib.method import ContrastiveMethod
@@ -107,7 +107,8 @@ def main(
             batches = train.batches(batch_size, model.pick, draw, steps_per_epoch)
             raise UserError(diverged(model, batches, losses, going, data.clip_table["clip"])
                             + f"; lower methods.{method}.optimizer.learning_rate ({resume.path} keeps the state before)")
-        row |= means | {"held_out_loss": held_out_loss(model, held_out, batch_size, generator(seed, where))}
+        row |= means | model.curriculum()
+        row |= {"held_out_loss": held_out_loss(model, held_out, batch_size, generator(seed, where))}
         if (epoch + 1) % probe_every == 0 or epoch + 1 == epochs:
             row |= measures(model, train, held_out, generator(seed, where))
             done["pairs"].append({"epoch": epoch} | {name: value.cpu() for name, value in of_pairs.items()})
@@ -117,12 +118,13 @@ def main(
         epochs_done.step(loss=row["loss"], held_out_loss=row["held_out_loss"])
 
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
+    pictured = pair_record.pictures(model, train, generator(seed, where))
     if ranks.first():
         features, told = kept_features(model, done["best"]["weights"], train, held_out)
         known = ["clip", "source", "patient", "label", "pooled_class"]
         clip_features.write("reports/features/pretrain", features, held_out.table[known])
         write(done["rows"], done["best"], facts | told)
-        write_pairs(done["pairs"], data.clip_table)
+        pair_record.write("reports/pairs", done["pairs"], pictured, data)
     resume.remove()
 
 
@@ -263,15 +265,6 @@ def write(rows: list[dict], best: dict, facts: dict) -> None:
     checkpoint.write(best["weights"], facts)
     print(f"{checkpoint.PRETRAINED}: {facts['arch']} after epoch {best['epoch']} of {facts['epochs']}, held-out loss "
           f"{best['held_out_loss']:.4f}; loss curves in reports/pretrain.csv")
-
-
-def write_pairs(pairs: list[dict], clips: pd.DataFrame) -> None:
-    """What the method says of each pair, as csv; no line where it says nothing."""
-    tables = [pd.DataFrame(epoch).rename_axis("pair").reset_index() for epoch in pairs if set(epoch) - {"epoch", "index"}]
-    table = pd.concat(tables or [pd.DataFrame(columns=["epoch", "pair", "index"])])
-    table = table.join(clips[["clip", "source"]], on="index").drop(columns="index")
-    first = ["epoch", "pair", "clip", "source"]
-    table[first + [name for name in table if name not in first]].round(6).to_csv("reports/pairs.csv", index=False)
 
 
 if __name__ == "__main__":

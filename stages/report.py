@@ -9,7 +9,7 @@ reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label
         reports/finetune/<task>.csv      seed, fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
-        reports/pairs.csv                epoch, source, weight, frame_distance, … of each pair, where the method gives them
+        reports/pairs/                   what the method made of its clips: pairs.csv, views.csv, views.npy (lib/pair_record.py)
         reports/us4_audit.csv            source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels
         models/pretrained.safetensors    the facts in its header, not the weights
         reports/predictions/<task>.csv of every run in report.baselines, from git and DVC's cache
@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import checkpoint, figures, pictures, provenance
+from stages.lib import checkpoint, figures, pair_sheet, pictures, provenance
 from stages.lib.neighbourhoods import Map
 from stages.lib.page import render
 from stages.lib.params import checked, require, run
@@ -44,6 +44,7 @@ SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 a
     "confusion": "Confusion matrices",
     "roc": "ROC curves",
     "patients": "Per patient",
+    "pairs": "Pairs as the method saw them",
     "pretraining": "Pretraining",
     "features": "Features of held-out clips in two dimensions",
     "grad_cam": "Where the network looked",
@@ -96,7 +97,9 @@ def main(
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
     pretrained = defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
-    pairs = read("reports/pairs.csv", pd.read_csv).query("epoch == epoch.max()")
+    pairs = pair_sheet.section(epochs)
+    if pairs and not worst_clips:
+        pairs["sheets"] = {}
     scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
     metrics = {part: {name: numbers[name] for name in METRICS if name in numbers} for part, numbers in scores.items()}
     parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
@@ -108,7 +111,8 @@ def main(
                               "tsne": {"perplexity": tsne.perplexity}, "baselines": baselines}}
     parameters = provenance.flat(parameters)
     used = dict.fromkeys([*assemble_us4["sources"], *names, *segment["tasks"]])
-    absent = {"segmentation": not segmented, "features": not any(feature_maps.values()), "grad_cam": not shown["explained"]}
+    absent = {"segmentation": not segmented, "features": not any(feature_maps.values()), "pairs": not pairs,
+              "grad_cam": not shown["explained"]}
     values = dict(
         sections={name: title for name, title in SECTIONS.items() if not absent.get(name)},
         method=pretrain["method"],
@@ -128,7 +132,7 @@ def main(
         seconds=epochs["seconds"].sum(),
         losses=figures.losses(epochs, pretrained["epoch"]),
         measures=figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
-        pairs=figures.pair_weights(pairs) if "weight" in pairs and pairs["weight"].nunique() > 1 else "",
+        pairs=pairs,
         audit=read("reports/us4_audit.csv").to_dict("records"),
         paper=" ".join(import_module(f"stages.methods.{pretrain['method']}").__doc__.split()),
         sources={name: import_module(f"stages.sources.{name}") for name in used},

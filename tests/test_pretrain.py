@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from test_methods import BLOCKS, METHODS, small
 
 from stages import pretrain
-from stages.lib import checkpoint, clip_features
+from stages.lib import checkpoint, clip_features, pair_record
 from stages.lib.params import UserError
 from stages.lib.resume import Resume
 from stages.lib.training import descent
@@ -73,18 +74,32 @@ def test_the_runs_facts_are_in_the_metadata(us4):
 def test_the_pairs_of_every_look_are_in_the_table(us4):
     """Against the method's own table of clips: every training clip once in each epoch that was looked at."""
     pretrain.main(**SETTINGS | {"method": "meta_uscl", "epochs": 3})
-    pairs, clips = pd.read_csv("reports/pairs.csv"), pd.read_csv("data/us4/clips.csv")
+    pairs, clips = pd.read_csv("reports/pairs/pairs.csv"), pd.read_csv("data/us4/clips.csv")
     assert list(pairs)[:4] == ["epoch", "pair", "clip", "source"] and {"frame_distance", "weight"} <= set(pairs)
     assert pairs["epoch"].unique().tolist() == [1, 2]
     trained = sorted(clips.loc[clips["split"] == "train", "clip"])
     assert all(sorted(part["clip"]) == trained for _, part in pairs.groupby("epoch"))
     longest = pairs["clip"].map(clips.set_index("clip")["frames"]) - 1
     assert (pairs["frame_distance"] <= longest).all() and pairs["weight"].between(0, 1).all()
+    assert (pairs["clip_frames"] == longest + 1).all()
 
 
 def test_a_method_that_says_nothing_of_pairs_leaves_an_empty_table(us4):
     pretrain.main(**SETTINGS | {"epochs": 1})
-    assert Path("reports/pairs.csv").read_text() == "epoch,pair,clip,source\n"
+    assert Path("reports/pairs/pairs.csv").read_text() == "epoch,pair,clip,source,clip_frames\n"
+
+
+def test_negatives_lie_within_the_window_of_their_epoch(workspace):
+    """It shrinks from an epoch's begin, the end of the one before, to its end; they come in with the second of five."""
+    write_us4(workspace / "data/us4", [(60 + 9 * number, "", "train") for number in range(8)] + [(9, "", "held_out")] * 2)
+    pretrain.main(**SETTINGS | {"method": "ucl", "epochs": 5, "probe_every": 1})
+    rows, pairs = pd.read_csv("reports/pretrain.csv"), pd.read_csv("reports/pairs/pairs.csv")
+    share = pairs["negative_frame_distance"] / pairs["clip_frames"]
+    assert share.notna().groupby(pairs["epoch"]).sum().tolist() == [0, *[8] * 4]
+    low, high = (pairs["epoch"].map(rows[f"negative_{edge}"].shift(shift)) for edge, shift in (("low", 0), ("high", 1)))
+    later = pairs["epoch"] > 0
+    assert (share[later] >= low[later]).all() and (share[later] <= high[later]).all()
+    assert rows["negative_high"].iloc[[0, -1]].tolist() == pytest.approx([0.4, 0.07])
 
 
 def test_the_features_of_the_held_out_clips_are_those_of_the_kept_weights(us4, monkeypatch):
@@ -191,6 +206,22 @@ def test_a_run_killed_by_sigkill_goes_on_in_a_new_process(us4, monkeypatch, meth
     weights_again, rows_again = result()
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
     pd.testing.assert_frame_equal(rows, rows_again)
+
+
+@pytest.mark.parametrize("method", ["ucl", "meta_uscl"])
+def test_a_run_that_is_killed_when_it_writes_its_pairs_writes_the_same_ones(us4, monkeypatch, method):
+    """All epochs are done then, so that none tells the method how far it has come."""
+    settings = SETTINGS | {"method": method, "epochs": 2}
+    pretrain.main(**settings)
+    files = {path.name: path.read_bytes() for path in Path("reports/pairs").iterdir()}
+    assert set(files) == {"pairs.csv", "views.csv", "views.npy"}
+    shutil.rmtree("reports/pairs")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(pair_record, "pictures", lambda *_: 1 / 0)
+        pretrain.main(**settings)
+    monkeypatch.setattr(pretrain, "train_epoch", None)
+    pretrain.main(**settings)
+    assert files == {path.name: path.read_bytes() for path in Path("reports/pairs").iterdir()}
 
 
 def test_a_state_of_other_parameters_data_or_code_is_not_used(workspace):

@@ -222,9 +222,10 @@ def result(folder):
 
 @pytest.fixture(scope="module")
 def shared(folder):
-    """A run of two processes: what it printed, weights, table of epochs, bytes of the weights."""
+    """A run of two processes: what it printed, weights, table of epochs, bytes of the weights and of the pairs' files."""
     out = finish(start(folder))
-    return out, *result(folder), (folder / "models/pretrained.safetensors").read_bytes()
+    pairs = {path.name: path.read_bytes() for path in (folder / "reports/pairs").iterdir()}
+    return out, *result(folder), (folder / "models/pretrained.safetensors").read_bytes(), pairs
 
 
 def test_the_first_process_alone_writes(folder, shared):
@@ -244,6 +245,8 @@ def test_the_stage_in_two_processes_begins_as_in_one(shared, workspace, monkeypa
     assert shared[2].loc[0, "loss"] == pytest.approx(rows.loc[0, "loss"], rel=1e-3)
     assert shared[2]["loss"].to_numpy() == pytest.approx(rows["loss"].to_numpy(), rel=0.3)
     assert list(shared[2]) == list(rows) and shared[2]["step"].tolist() == rows["step"].tolist() == [1, 2, 3]
+    for name in ("views.npy", "views.csv"):         # what is pictured is drawn, not computed by the networks
+        assert (workspace / "reports/pairs" / name).read_bytes() == shared[4][name]
 
 
 def test_a_killed_run_of_two_processes_goes_on_with_the_same_result(folder, shared):

@@ -59,17 +59,26 @@ def run(tmp_path, monkeypatch) -> Path:
 
 def write_run(tasks: dict[str, list[str]]) -> None:
     """What the stages before the report leave behind, made up, for these tasks and their classes."""
-    for folder in ("reports/predictions", "reports/finetune", "reports/probes", "data/folds", "models"):
+    for folder in ("reports/pairs", "reports/predictions", "reports/finetune", "reports/probes", "data/folds", "models"):
         Path(folder).mkdir(parents=True)
     for task, classes in tasks.items():
         write_task(task, classes, np.random.default_rng(len(task)))
     epochs = pd.DataFrame({"epoch": range(4), "loss": [3.0, 2.5, 2.2, 2.1], "held_out_loss": [3.1, 2.8, 2.6, 2.7],
                            "alignment": [math.nan, 0.5, math.nan, 0.4], "uniformity": [math.nan, -1, math.nan, -1.5],
-                           "knn_accuracy": math.nan, "seconds": 3.0})
+                           "knn_accuracy": math.nan, "seconds": 3.0, "negative_low": [math.nan, 0.2, 0.15, 0.1],
+                           "negative_high": [math.nan, 0.4, 0.3, 0.2]})
     epochs.to_csv("reports/pretrain.csv", index=False)
     pairs = pd.DataFrame({"epoch": [1] * 6 + [3] * 6, "pair": [*range(6)] * 2, "clip": "a.mp4"})
     pairs = pairs.assign(source=["lusms", "clust"] * 6, frame_distance=range(12), weight=np.linspace(0.4, 0.6, 12))
-    pairs.to_csv("reports/pairs.csv", index=False)
+    pairs = pairs.assign(clip_frames=20, negative_frame_distance=np.linspace(1, 8, 12))
+    pairs.to_csv("reports/pairs/pairs.csv", index=False)
+    lines = [("spread", NASTY, "left", "3 7", "0.625 0.375", ""), ("spread", NASTY, "anchor", "3", "1.000", ""),
+             ("spread", "b.mp4", "cross-video negative", "5", "1.000", 0.812),
+             ("lowest_weight", "c.mp4", "anchor", "9", "1.000", "")]
+    views = pd.DataFrame(lines, columns=["choice", "clip", "role", "frames", "mix", "share"])
+    views = views.assign(example=[0, 0, 0, 1], source="lusms", weight=[0.25] * 3 + [0.125], frame_distance=[4, 4, 4, 1])
+    views.to_csv("reports/pairs/views.csv", index=False)
+    np.save("reports/pairs/views.npy", np.random.default_rng(0).integers(0, 256, (4, 16, 16), dtype=np.uint8))
     audit = [("butterfly", "train", "", "", "", "", 20, 200, 3, "Cov 8, Reg 12")]
     audit += [("butterfly", "left_out", "no video", name, "", "", 1, 0, 0, "Cov 1") for name in ("a.mp4", NASTY)]
     pd.DataFrame(audit, columns=AUDIT).to_csv("reports/us4_audit.csv", index=False)
@@ -191,17 +200,19 @@ def test_page_stands_alone_and_says_what_matters(run):
     page = Page(source)
     text = re.sub(r"\s+", " ", " ".join(page.words))
     tags = [tag for tag, _ in page.tags]
-    assert not {"link", "iframe", "img"} & set(tags) and tags.count("script") == 1
+    assert not {"link", "iframe"} & set(tags) and tags.count("script") == 1
     for tag, attributes in page.tags:
         for name in ("src", "href", "xlink:href"):
-            assert (attributes.get(name) or "#").startswith(("#", "https://") if tag == "a" else "#")  # a link asks for nothing
+            inside = {"img": "data:image/png;base64,", "a": ("#", "https://")}.get(tag, "#")    # a link asks for nothing
+            assert (attributes.get(name) or "#").startswith(inside) or name not in attributes
+        assert tag != "img" or attributes["alt"]
     assert not re.search(r"url\((?!#)|@import", source)
     headings = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(headings, headings[1:], strict=False))
     pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
     assert all(attributes["aria-label"] for attributes in pictures)
-    assert tags.count("svg") == 5 <= len(pictures)
+    assert tags.count("svg") == 7 <= len(pictures)
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(names) == len(set(names))
     for sentence in ("Simulated clips.", "Research only, not for diagnosis.", "selected on the test fold", "is noise"):
@@ -249,7 +260,7 @@ def test_page_escapes_the_names_of_clips_and_lists_what_was_left_out(run):
     report.main(**parameters())
     source = Path("reports/report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in source and source.count("<script") == 1  # the page's own
-    assert source.count(html.escape(NASTY)) == 2
+    assert source.count(html.escape(NASTY)) == 3
     for listed in (f"<b>{html.escape(NASTY)}</b>: no video", f"<b>odd {html.escape(NASTY)}</b>: no class"):
         assert listed in source
 
@@ -296,7 +307,7 @@ def test_an_empty_audit_and_a_loss_without_held_out_clips_are_no_error(run):
 
 
 def test_the_pretraining_figures_are_drawn_where_there_is_something_to_draw(run):
-    """Losses always; the measures of the epochs that were looked at; weights only where pairs differ in them."""
+    """Losses always; the measures of the epochs that were looked at."""
     def figures():
         report.main(**parameters())
         page = Path("reports/report.html").read_text(encoding="utf-8")
@@ -304,12 +315,9 @@ def test_the_pretraining_figures_are_drawn_where_there_is_something_to_draw(run)
         return section.count("<svg"), section
 
     number, section = figures()
-    assert number == 3 and "kNN accuracy" not in section and "uniformity" in section and "lusms" in section
+    assert number == 2 and "kNN accuracy" not in section and "uniformity" in section
     edit("reports/pretrain.csv", lambda table: table.assign(knn_accuracy=[math.nan, 0.5, math.nan, 0.75]))
     assert "kNN accuracy" in figures()[1] and "knn_accuracy 0.750" in figures()[1]
-    edit("reports/pairs.csv", lambda table: table.assign(weight=1.0))
-    assert figures()[0] == 2
-    edit("reports/pairs.csv", lambda table: table[["epoch", "pair", "clip", "source"]][:0])
     edit("reports/pretrain.csv", lambda table: table.drop(columns=["alignment", "uniformity", "knn_accuracy"]))
     assert figures()[0] == 1
 
@@ -410,7 +418,10 @@ MISTAKES = {
     "probes/pocus.csv is missing": remove("reports/probes/pocus.csv"),
     "finetune/pocus.csv is missing": remove("reports/finetune/pocus.csv"),
     "pretrain.csv is missing": remove("reports/pretrain.csv"),
-    "pairs.csv is missing": remove("reports/pairs.csv"),
+    "pairs.csv is missing": remove("reports/pairs/pairs.csv"),
+    "views.npy is missing": remove("reports/pairs/views.npy"),
+    "a file in reports/pairs cannot be read": empty("reports/pairs/views.npy"),
+    "views.csv and views.npy differ in length": lambda: edit("reports/pairs/views.csv", lambda table: table[1:]),
     "us4_audit.csv cannot be read": empty("reports/us4_audit.csv"),
     "pretrained.safetensors is missing": remove("models/pretrained.safetensors"),
     "pretrained.safetensors cannot be read": empty("models/pretrained.safetensors"),

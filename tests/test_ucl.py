@@ -115,6 +115,15 @@ def test_the_window_follows_the_cosine(train, progress, easy):
     assert model.window() == pytest.approx([0.03 + 0.17 * easy, 0.07 + 0.33 * easy], abs=1e-12)
 
 
+def test_the_curriculum_that_is_logged_is_the_window_once_negatives_come_in(train):
+    model = build("ucl", train, intra_from=0.25)
+    model.progress = 0.2
+    assert all(math.isnan(edge) for edge in model.curriculum().values())
+    model.progress = 0.75
+    low, high = model.window()
+    assert model.curriculum() == {"negative_low": low, "negative_high": high} and 0.03 < low < high < 0.4
+
+
 def cross_negative_loop(query, queue, queue_clip, clip, mined, temperature):
     others = [key for key, owner in zip(queue, queue_clip, strict=True) if owner != clip]
     nearest = sorted(others, key=lambda key: float(query @ key), reverse=True)[:mined]

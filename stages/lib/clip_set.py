@@ -90,12 +90,18 @@ class ClipSet:
         for chosen in [*batches, last]:
             ranks.deal(len(chosen))
             with self.frames.beside() as loaded:
-                clips = self.clips.take(chosen)
-                picked = pick(clips, generator)                                                 # B x k
-                clips = clips._replace(number=clips.number.gather(1, picked))
-                frames = self.frames[ranks.own(self.first[chosen, None] + picked)]
+                frames, clips = self.batch(chosen, pick, generator)
                 loaded += [frames, *clips]
             yield frames, clips
+
+    def batch(
+        self, chosen: torch.Tensor, pick: Callable[[Clips, torch.Generator], torch.Tensor], generator: torch.Generator
+    ) -> tuple[torch.Tensor, Clips]:
+        """The clips at these places [B], as `batches` yields them."""
+        clips = self.clips.take(chosen)
+        picked = pick(clips, generator)                                                         # B x k
+        frames = self.frames[ranks.own(self.first[chosen, None] + picked)]
+        return frames, clips._replace(number=clips.number.gather(1, picked))
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch that visits every clip once."""

@@ -111,7 +111,7 @@ def pair_weights(pairs: pd.DataFrame) -> Markup:
         below.plot(part["frame_distance"], part["weight"], ".", color=style["color"], markersize=3)
     above.set(xlabel="weight of a pair", ylabel="fraction of pairs below")
     below.set(xlabel="frames between the ends of the pair", ylabel="weight")
-    above.legend()
+    above.legend(loc="lower right")
     return _svg(figure, "pair_weights")
 
 
@@ -135,6 +135,40 @@ def scatter(marks: pd.DataFrame, groups: list[str], name: str) -> Markup:
     axes.spines[["top", "right"]].set_visible(True)
     figure.legend(loc="outside lower center", ncols=2)
     return _svg(figure, name)
+
+
+def frame_distances(pairs: pd.DataFrame) -> Markup:
+    """How far apart the frames of pairs are, by source.
+
+    Args:
+        pairs: source, frame_distance: a line per pair.
+    """
+    figure, axes = _axes(4.0, 2.6)
+    for number, (source, part) in enumerate(pairs.groupby("source")):
+        style = {"color": SERIES[number % len(SERIES)], "linestyle": DASHES[number % len(DASHES)]}
+        axes.ecdf(part["frame_distance"], label=source, **style)
+    axes.set(xlabel="frames between the frames of a pair", ylabel="fraction of pairs below")
+    axes.legend(loc="lower right")
+    return _svg(figure, "frame_distances")
+
+
+def negative_distances(looks: pd.DataFrame, epochs: pd.DataFrame) -> Markup:
+    """How far the negatives of the own clip were from the anchor, and the window that the curriculum set.
+
+    Args:
+        looks: epoch, mean, low, high: fractions of the clip.
+        epochs: epoch, negative_low, negative_high: the window at the end of each epoch, empty before negatives come in.
+    """
+    figure, axes = _axes(4.0, 2.9)
+    done = epochs["epoch"] + 1      # epochs done: the window is that of an epoch's end, the pairs are those of its course
+    axes.fill_between(done, epochs["negative_low"], epochs["negative_high"], color=LINE, linewidth=0, label="window set")
+    axes.vlines(looks["epoch"] + 0.5, looks["low"], looks["high"], color=SERIES[0], label="5 to 95 % of clips")
+    axes.plot(looks["epoch"] + 0.5, looks["mean"], "o", color=SERIES[0], markersize=4, label="mean")
+    axes.set(xlabel="epochs done", ylabel="distance / length of the clip", ylim=(0, None))
+    axes.set(xlim=(0, done.max()))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+    return _svg(figure, "negative_distances")
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

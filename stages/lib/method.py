@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +12,14 @@ from stages.lib.clip_set import Clips, ClipSet
 from stages.lib.networks import Backbone
 from stages.lib.params import require
 from stages.lib.views import Views
+
+
+class View(NamedTuple):
+    """What a loss sees of each clip in one role, and of which of the picked frames it is made."""
+
+    grey: torch.Tensor                      # [B, 1, H, W], grey values 0…1: before they are normalised
+    places: tuple[int, ...]                 # among the picked frames
+    shares: torch.Tensor | None = None      # of a mixture: of all places but the last, which has the rest, [B, places − 1]
 
 
 class ContrastiveMethod(nn.Module):
@@ -52,9 +61,21 @@ class ContrastiveMethod(nn.Module):
         drawn = {name: ranks.own(part.unflatten(0, lead), dim).flatten(0, 1) for name, part in drawn.items()}
         return self.views.apply(frames.flatten(0, 1), **drawn).unflatten(0, frames.shape[:2])
 
+    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """What `loss` makes of the picked frames [B, k, 1, H, W], by role. Here: a view of the first and one of the last.
+
+        The loss takes its views from here and nowhere else, and the report's pictures come from here, too.
+        """
+        anchor, positive = self.augment(torch.stack([frames[:, 0], frames[:, -1]]), clips, generator, dim=1)
+        return {"anchor": View(anchor, (0,)), "positive": View(positive, (-1,))}
+
+    def normalised(self, *views: View, dim: int = 0) -> torch.Tensor:
+        """Views as the backbone wants them, [views, B, 1, H, W], or [B, views, 1, H, W] with `dim` 1."""
+        return self.views.normalise(torch.stack([view.grey for view in views], dim))
+
     def two_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
-        """Normalised views of the first and of the last picked frame of each clip: [B, k, 1, H, W] → [2, B, 1, H, W]."""
-        return self.views.normalise(self.augment(torch.stack([frames[:, 0], frames[:, -1]]), clips, generator, dim=1))
+        """Both views that `seen` makes of each clip, normalised: [B, k, 1, H, W] → [2, B, 1, H, W]."""
+        return self.normalised(*self.seen(frames, clips, generator).values())
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """The loss of a step and what else there is to log.
@@ -66,7 +87,7 @@ class ContrastiveMethod(nn.Module):
 
         Returns:
             The loss (a scalar) and, by name, terms without a graph: scalars, whose means go to reports/pretrain.csv, and
-            vectors [B], a value for each pair, which go to reports/pairs.csv.
+            vectors [B], a value for each pair, which go to reports/pairs/pairs.csv.
         """
         raise NotImplementedError
 
@@ -77,6 +98,21 @@ class ContrastiveMethod(nn.Module):
 
     def after_step(self) -> None:
         """What happens after a step: nothing here."""
+
+    def counts(self, view: View, clips: Clips) -> torch.Tensor:
+        """Which of these views count in the loss, [B]: here all. Asked for the report's pictures only."""
+        return torch.ones_like(clips.index, dtype=torch.bool)
+
+    def mined(self, seen: dict[str, View], clips: Clips) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clips that the loss chose for negatives, rows of clips.csv (−1: none), and their shares, [B, m]: here m is 0.
+
+        Asked for the report's pictures only, of what `seen` gave.
+        """
+        return clips.index.new_empty(len(clips.index), 0), torch.empty(len(clips.index), 0)
+
+    def curriculum(self) -> dict[str, float]:
+        """What the method asks for at this point of the run, by name, for reports/pretrain.csv: nothing here."""
+        return {}
 
     def require_fraction(self, **values: float) -> None:
         """Raise UserError for a value of the method's block that is not within 0 … 1."""

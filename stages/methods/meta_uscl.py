@@ -9,7 +9,7 @@ from stages.lib import ranks
 from stages.lib.clip_set import Clips, ClipSet, choose
 from stages.lib.forward_mode import Recorded, tangents
 from stages.lib.losses import nt_xent, nt_xent_terms
-from stages.lib.method import ContrastiveMethod
+from stages.lib.method import ContrastiveMethod, View
 from stages.lib.networks import Backbone, projection_head, unit
 from stages.lib.params import require
 from stages.lib.training import random_state, set_random_state
@@ -128,11 +128,19 @@ class Method(ContrastiveMethod):
         share = (towards / (towards + against))[..., None]                                      # 2 x B x 1, a and b
         return torch.where(several, (1 - share) * self.ends + share * self.middle, self.ends)
 
-    def pairs(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
-        """Positive pair interpolation: mixed first, then augmented and normalised: [B, n, 1, H, W] → [2, B, 1, H, W]."""
+    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """Positive pair interpolation: the frames [B, n, 1, H, W] as they are, and what is mixed first, then augmented."""
         weights = self.mixing_weights(clips, generator).to(frames.dtype)
         mixed = torch.einsum("vbn,bnchw->vbchw", weights, frames)
-        return self.views.normalise(self.augment(mixed, clips, generator, dim=1))
+        places, views = tuple(range(frames.shape[1])), self.augment(mixed, clips, generator, dim=1)
+        alone = {f"original {place + 1}": View(frames[:, place], (place,)) for place in places}
+        return alone | {side: View(view, places, weight[:, :-1])
+                        for side, view, weight in zip(("left", "right"), views, weights, strict=True)}
+
+    def pairs(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
+        """The two mixed views, normalised: [B, n, 1, H, W] → [2, B, 1, H, W]."""
+        seen = self.seen(frames, clips, generator)
+        return self.normalised(seen["left"], seen["right"])
 
     def weight(self, feature: torch.Tensor) -> torch.Tensor:
         """What the weight network says of each pair: [2B, F] → [B] in 0…1. The features take no gradient from it."""
@@ -148,7 +156,7 @@ class Method(ContrastiveMethod):
         clips = self.meta_set.clips.take(chosen[: self.meta_batch_size])
         first = self.meta_set.first[chosen[: self.meta_batch_size]]
         frames = self.meta_set.frames[first + super().pick(clips, self.meta_draw)[:, 0]]
-        return self.two_views(frames[:, None], clips, self.meta_draw)
+        return self.normalised(*super().seen(frames[:, None], clips, self.meta_draw).values())
 
     def virtual_step(self, loss: torch.Tensor, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:
         """θ' = θ − η (μ · buffer + ∇loss + decay · θ): the parameters after a step of the optimiser that is not taken."""
@@ -224,13 +232,14 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """Σ wᵢ ℓᵢ / Σ wᵢ, the weights without gradient; unweighted on held-out clips."""
+        distance = clips.number[:, -1] - clips.number[:, 0]
         if not self.training:
-            left, right = self(self.pairs(frames, clips, generator))[1].chunk(2)
-            return nt_xent(left, right, self.temperature), {}
+            feature, embedding = self(self.pairs(frames, clips, generator))
+            loss = nt_xent(*embedding.chunk(2), self.temperature)
+            return loss, {"frame_distance": distance, "weight": self.weight(feature).detach()}
         feature, terms = self.forward_pass
         self.forward_pass = None
         with torch.no_grad():
             weight = self.weight(feature)
-        distance = clips.number[:, -1] - clips.number[:, 0]
         scalars = {"contrastive": terms.detach().mean(), "meta_loss": self.meta_loss}
         return (weight * terms).sum() / weight.sum(), scalars | {"frame_distance": distance, "weight": weight}

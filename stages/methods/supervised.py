@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stages.lib.clip_set import Clips, ClipSet
-from stages.lib.method import ContrastiveMethod
+from stages.lib.method import ContrastiveMethod, View
 from stages.lib.networks import Backbone
 from stages.lib.params import require
 from stages.lib.views import Views
@@ -21,12 +21,16 @@ class Method(ContrastiveMethod):
                 "training clip has a pooled class; extend assemble_us4.classes or take sources with labels")
         self.classifier = nn.Linear(backbone.feature_width, len(clip_set.classes))
 
+    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """The one view of each clip."""
+        return {"view": View(self.augment(frames.transpose(0, 1), clips, generator, dim=1)[0], (0,))}
+
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """The mean cross-entropy over the labelled clips of the batch, 0 if there is none.
 
         On held-out clips, too: with many unlabelled ones that mean depends on how they fall into batches.
         """
-        views = self.views.normalise(self.augment(frames.transpose(0, 1), clips, generator, dim=1))     # 1 x B x 1 x H x W
+        views = self.normalised(*self.seen(frames, clips, generator).values())                  # 1 x B x 1 x H x W
         logits = self.classifier(self.backbone(views))                  # B x classes
         total = F.cross_entropy(logits, clips.label, ignore_index=-1, reduction="sum")
         return total / (clips.label >= 0).sum().clamp(min=1), {}

@@ -8,7 +8,7 @@ from torch import nn
 
 from stages.lib.clip_set import Clips, ClipSet, choose
 from stages.lib.losses import info_nce
-from stages.lib.method import ContrastiveMethod
+from stages.lib.method import ContrastiveMethod, View
 from stages.lib.momentum import KeyEncoder, Queue
 from stages.lib.networks import Backbone, projection_head, unit
 from stages.lib.params import require
@@ -102,18 +102,43 @@ class Method(ContrastiveMethod):
         negatives, found = choose(far, self.intra_negatives, generator)
         return torch.cat([anchor, positive, torch.where(found, negatives, anchor)], 1)
 
-    def cross_negative(self, query: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
-        """ẑ = Σ αⱼ zⱼ over the keys of other clips most similar to the query, α = softmax(q·zⱼ / τ): [B, D]."""
+    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """Anchor, positive and the own clip's negatives, also those that are missing, each augmented."""
+        views = self.augment(frames, clips, generator).unbind(1)                                # B x 1 x H x W each
+        roles = ["anchor", "positive", *(f"negative {number}" for number in range(1, len(views) - 1))]
+        return {role: View(view, (place,)) for place, (role, view) in enumerate(zip(roles, views, strict=True))}
+
+    def counts(self, view: View, clips: Clips) -> torch.Tensor:
+        place = view.places[0]
+        distance = (clips.number[:, place] - clips.number[:, 0]).abs()
+        return super().counts(view, clips) if place < 2 else distance > self.positive_range
+
+    def nearest(self, query: torch.Tensor, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places in the queue of the keys of other clips most similar to the query, and α = softmax(q·zⱼ / τ): [B, m]."""
         similarity = (query @ self.queue.embedding.T).masked_fill(self.queue.own(clip), -torch.inf)     # B x K
         nearest = similarity.topk(self.cross_mined)
-        share = (nearest.values / self.temperature).softmax(1)                                  # B x m
-        return torch.einsum("bm,bmd->bd", share, self.queue.embedding[nearest.indices])
+        return nearest.indices, (nearest.values / self.temperature).softmax(1)
+
+    def cross_negative(self, query: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+        """ẑ = Σ αⱼ zⱼ over the nearest keys of other clips: [B, D]."""
+        places, share = self.nearest(query, clip)
+        return torch.einsum("bm,bmd->bd", share, self.queue.embedding[places])
+
+    def mined(self, seen: dict[str, View], clips: Clips) -> tuple[torch.Tensor, torch.Tensor]:
+        query = unit(self.projection_head(self.backbone(self.normalised(seen["anchor"]))))
+        places, share = self.nearest(query, clips.index)
+        return self.queue.clip[places], share
+
+    def curriculum(self) -> dict[str, float]:
+        """The window of the own clip's negatives, empty before they come in."""
+        low, high = self.window() if self.progress >= self.intra_from else (math.nan, math.nan)
+        return {"negative_low": low, "negative_high": high}
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """InfoNCE of anchor and positive against the own clip's negatives and ẑ; one pass through each encoder."""
-        views = self.views.normalise(self.augment(frames, clips, generator))                    # B x picked x 1 x H x W
-        positive = unit(self.key_encoder(views[None, :, 1]))                                    # B x D
-        queried = torch.cat([views[:, :1], views[:, 2:]], 1)                        # B x (1 + negatives) x 1 x H x W
+        anchor, near, *far = self.seen(frames, clips, generator).values()
+        positive = unit(self.key_encoder(self.normalised(near)))                                # B x D
+        queried = self.normalised(anchor, *far, dim=1)                              # B x (1 + negatives) x 1 x H x W
         queries = unit(self.projection_head(self.backbone(queried, dim=0))).unflatten(0, (len(clips.index), -1))
         query, intra = queries[:, 0], queries[:, 1:]
         cross = self.cross_negative(query, clips.index)

@@ -7,7 +7,7 @@ from torch import nn
 from stages.lib import ranks
 from stages.lib.clip_set import Clips, ClipSet, choose
 from stages.lib.losses import nt_xent
-from stages.lib.method import ContrastiveMethod
+from stages.lib.method import ContrastiveMethod, View
 from stages.lib.networks import Backbone, projection_head, unit
 from stages.lib.params import require
 from stages.lib.views import Views
@@ -66,24 +66,22 @@ class Method(ContrastiveMethod):
         own, anchor = torch._standard_gamma(alpha, generator=generator).clamp_min(1e-30)
         return torch.where(clips.count >= 3, own / (own + anchor), 1)[:, None, None, None]
 
-    def pairs(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sample pair generation: λ x1 + (1 − λ) x2 and λ x3 + (1 − λ) x2, each frame augmented on its own before.
+    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """Sample pair generation: left, λ x1 + (1 − λ) x2, and right, λ x3 + (1 − λ) x2, of frames augmented on their own.
 
         Args:
             frames: x1, x2 (the anchor), x3 of each clip, [B, 3, 1, H, W].
-
-        Returns:
-            Two views [B, 1, H, W] of grey values 0…1.
         """
-        seen = self.augment(frames, clips, generator)           # B x 3 x 1 x H x W
-        first, anchor, third = seen.unbind(1)
+        first, anchor, third = self.augment(frames, clips, generator).unbind(1)                 # B x 1 x H x W each
         mixing = ranks.own(self.mixing(clips, generator)).to(frames.dtype)
-        return torch.lerp(anchor, first, mixing), torch.lerp(anchor, third, mixing)
+        mixed = {"left": View(torch.lerp(anchor, first, mixing), (0, 1), mixing.flatten(1)),
+                 "right": View(torch.lerp(anchor, third, mixing), (2, 1), mixing.flatten(1))}
+        return {"first": View(first, (0,)), "anchor": View(anchor, (1,)), "third": View(third, (2,))} | mixed
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """NT-Xent + label_weight · (CE_i + CE_j); a batch without labels contributes 0 to the cross-entropy."""
-        views = torch.stack(self.pairs(frames, clips, generator))                       # 2 x B x 1 x H x W
-        feature = self.backbone(self.views.normalise(views))                            # 2B x F
+        seen = self.seen(frames, clips, generator)
+        feature = self.backbone(self.normalised(seen["left"], seen["right"]))           # 2B x F
         projection = self.projection_head(feature)                                      # 2B x D
         contrastive = nt_xent(*unit(projection).chunk(2), self.temperature)
         logits = self.classifier(feature if self.classifier_on == "feature" else projection)
