@@ -118,6 +118,7 @@ def main(
         epochs_done.step(loss=row["loss"], held_out_loss=row["held_out_loss"])
 
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
+    facts |= {"about": " ".join(import_module(f"stages.methods.{method}").__doc__.split()), "torch": torch.__version__}
     pictured = pair_record.pictures(model, train, generator(seed, where))
     if ranks.first():
         features, told = kept_features(model, done["best"]["weights"], train, held_out)

@@ -52,6 +52,7 @@ SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 a
     "licences": "Data, licences and citations",
     "limits": "Limits",
 }
+NEEDED = {"segmentation": "segmented", "pairs": "pairs", "features": "feature_maps", "grad_cam": "explained"}  # or left out
 
 PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # of stages/page/<file name>.j2
 METRICS = (  # the scores that stand in reports/metrics.json
@@ -81,74 +82,91 @@ def main(
 ) -> None:
     """Score every task of `finetune.tasks` from its predictions; write all outputs, or none where something fails."""
     names = finetune["tasks"]
-    require(bool(names), "params.yaml: finetune.tasks is empty; name at least one task")
-    require(bootstrap_samples > 0, f"params.yaml: report.bootstrap_samples is {bootstrap_samples}; it must be above 0")
-    require(0 < confidence < 1, f"params.yaml: report.confidence is {confidence}; it must lie between 0 and 1")
-    require(worst_clips >= 0, f"params.yaml: report.worst_clips is {worst_clips}; choose 0 (no pictures of clips) or more")
+    check_choices(names, tasks, bootstrap_samples, confidence, worst_clips, baselines)
     tsne = Map(**checked(Map, tsne | {"seed": seed}, {key: f"report.tsne.{key}" for key in tsne}))
-    for name in names:
-        require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
-    texts = all(isinstance(name, str) and name for name in baselines)
-    require(texts, f"params.yaml: report.baselines is {baselines}; it lists experiments, branches, tags or commits, as texts")
     results = [evaluate(name, tasks[name]["classes"], baselines, bootstrap_samples, confidence, seed) for name in names]
     segmented = {f"{name}_segmentation": lesions(name, bootstrap_samples, confidence, seed) for name in segment["tasks"]}
-    feature_maps, shown = tsne.of_run(results), pictures.of_run(results, worst_clips)
     epochs, facts = read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
     pretrained = defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
-    pairs = pair_sheet.section(epochs)
-    if pairs and not worst_clips:
-        pairs["sheets"] = {}
     scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
-    metrics = {part: {name: numbers[name] for name in METRICS if name in numbers} for part, numbers in scores.items()}
-    parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames}
-    parameters |= {"assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views,
-                   "finetune": finetune}
+    parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames, "assemble_us4": assemble_us4,
+                  "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
+                  "tasks": {name: tasks[name] for name in names}}
     parameters |= {"segment": segment} if segmented else {}
-    parameters |= {"tasks": {name: tasks[name] for name in names}}
-    parameters |= {"report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips,
-                              "tsne": {"perplexity": tsne.perplexity}, "baselines": baselines}}
+    parameters["report"] = {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips,
+                            "tsne": {"perplexity": tsne.perplexity}, "baselines": baselines}
     parameters = provenance.flat(parameters)
     used = dict.fromkeys([*assemble_us4["sources"], *names, *segment["tasks"]])
-    absent = {"segmentation": not segmented, "features": not any(feature_maps.values()), "pairs": not pairs,
-              "grad_cam": not shown["explained"]}
-    values = dict(
-        sections={name: title for name, title in SECTIONS.items() if not absent.get(name)},
-        method=pretrain["method"],
-        tasks=", ".join(names),
-        pretrained_start=finetune["init"] == "pretrained",
-        interval=f"{100 * confidence:g}\u00a0%",
-        seeds=finetune["seeds"],
-        phantom=collection == "phantom",
-        results=results,
-        segmented=segmented,
-        **shown,
-        feature_maps=feature_maps,
-        perplexity=tsne.perplexity,
-        facts=facts,
-        pretrained=pretrained,
-        epochs=len(epochs),
-        seconds=epochs["seconds"].sum(),
-        losses=figures.losses(epochs, pretrained["epoch"]),
-        measures=figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
-        pairs=pairs,
-        audit=read("reports/us4_audit.csv").to_dict("records"),
-        paper=" ".join(import_module(f"stages.methods.{pretrain['method']}").__doc__.split()),
-        sources={name: import_module(f"stages.sources.{name}") for name in used},
-        parameters=parameters,
-        changes=provenance.changes(parameters),
-        bootstrap_samples=bootstrap_samples,
-        baselines=baselines,
-        revision=provenance.revision(),
-    )
-    outputs = {path: render(f"{Path(path).name}.j2", **values) for path in PAGES}
-    for name, numbers in (("metrics", metrics), ("scores", scores)):
-        outputs[f"reports/{name}.json"] = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+    maps = tsne.of_run(results)
+    values = {
+        "segmented": segmented,
+        "pairs": pair_sheet.section(epochs, pictured=worst_clips > 0),
+        "feature_maps": maps if any(maps.values()) else {},
+        **pictures.of_run(results, worst_clips),
+    }
+    absent = [name for name, values_of in NEEDED.items() if not values[values_of]]
+    values |= {
+        "sections": {name: title for name, title in SECTIONS.items() if name not in absent},
+        "results": results,
+        "method": pretrain["method"],
+        "tasks": ", ".join(names),
+        "pretrained_start": finetune["init"] == "pretrained",
+        "interval": f"{100 * confidence:g}\u00a0%",
+        "seeds": finetune["seeds"],
+        "phantom": collection == "phantom",
+        "perplexity": tsne.perplexity,
+        "facts": facts,
+        "pretrained": pretrained,
+        "epochs": len(epochs),
+        "seconds": epochs["seconds"].sum(),
+        "losses": figures.losses(epochs, pretrained["epoch"]),
+        "measures": figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
+        "audit": read("reports/us4_audit.csv").to_dict("records"),
+        "sources": {name: import_module(f"stages.sources.{name}") for name in used},
+        "parameters": parameters,
+        "changes": provenance.changes(parameters),
+        "bootstrap_samples": bootstrap_samples,
+        "baselines": baselines,
+        "revision": provenance.revision(),
+    }
+    _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))
+    tell(results, confidence)
+
+
+def check_choices(
+    names: list, tasks: dict, bootstrap_samples: int, confidence: float, worst_clips: int, baselines: list
+) -> None:
+    """Raise UserError unless each of these settings is possible."""
+    require(bool(names), "params.yaml: finetune.tasks is empty; name at least one task")
+    require(bootstrap_samples > 0, f"params.yaml: report.bootstrap_samples is {bootstrap_samples}; it must be above 0")
+    require(0 < confidence < 1, f"params.yaml: report.confidence is {confidence}; it must lie between 0 and 1")
+    require(worst_clips >= 0, f"params.yaml: report.worst_clips is {worst_clips}; choose 0 (no pictures of clips) or more")
+    for name in names:
+        require(name in tasks, f"params.yaml: finetune.tasks names {name}, which tasks does not describe")
+    texts = all(isinstance(name, str) and name for name in baselines)
+    require(texts, f"params.yaml: report.baselines is {baselines}; it lists experiments, branches, tags or commits, as texts")
+
+
+def numbers(scores: dict[str, dict]) -> dict[str, str]:
+    """All scores, and those of METRICS, as JSON: path → text."""
+    metrics = {part: {name: values[name] for name in METRICS if name in values} for part, values in scores.items()}
+    files = {"reports/scores.json": scores, "reports/metrics.json": metrics}
+    return {path: json.dumps(content, indent=2, allow_nan=False) + "\n" for path, content in files.items()}
+
+
+def plots(results: list[dict]) -> dict[str, str]:
+    """What `dvc plots` draws: path → csv."""
+    outputs = {}
     for name in ("confusion", "roc", "per_class"):
         table = pd.concat([result[name].assign(task=result["task"]) for result in results]).round(4)
         outputs[f"reports/plots/{name}.csv"] = table.to_csv(index=False, lineterminator="\n")
-    _write(outputs)
+    return outputs
+
+
+def tell(results: list[dict], confidence: float) -> None:
+    """Print the scores, what could not be compared, and what to look at next."""
     for result in results:
         print("{0}: balanced accuracy {balanced_accuracy}, {1:g} % interval {balanced_accuracy_low} to "
               "{balanced_accuracy_high}".format(result["task"], 100 * confidence, **result["metrics"]))

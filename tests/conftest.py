@@ -12,7 +12,7 @@ CLIP_COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "height", "
 def write_frame_store(folder, clips, size_px=32, seed=0):
     """A frame store as extract_frames writes it, of clips given as dicts: clip, label, patient, frames_kept, …"""
     rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(clips)
     defaults = {"path": table["clip"], "patient": "", "label": "", "subset": "", "fps": 25.0, "height": 200, "width": 200,
                 "frames_kept": 4, "frames_black": 0, "left_out": ""}

@@ -98,7 +98,7 @@ def test_the_page_lists_the_changed_parameters(run, monkeypatch):
 
     assert "there is no commit to compare with" in section()
     same = parameters()
-    same["report"] = {"bootstrap_samples": same.pop("bootstrap_samples"), "confidence": same.pop("confidence")}
+    same["report"] = {name: same.pop(name) for name in ("bootstrap_samples", "confidence", "worst_clips", "tsne", "baselines")}
     monkeypatch.setattr("stages.lib.params.committed", lambda: same)
     assert "None: all parameters below" in section()
     other = {"size_px": 224, "sources": ["butterfly", "<i>"]}

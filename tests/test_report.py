@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import write_frame_store
 from sklearn import metrics
 
 from stages import report
@@ -42,7 +43,7 @@ def parameters(**changes) -> dict:
         "tasks": {task: {"classes": classes, "subsets": []} for task, classes in CLASSES.items()},
         "bootstrap_samples": 200,
         "confidence": 0.95,
-        "worst_clips": 0,
+        "worst_clips": 2,
         "tsne": {"perplexity": 5},
         "baselines": [],
     }
@@ -83,7 +84,8 @@ def write_run(tasks: dict[str, list[str]]) -> None:
     audit += [("butterfly", "left_out", "no video", name, "", "", 1, 0, 0, "Cov 1") for name in ("a.mp4", NASTY)]
     pd.DataFrame(audit, columns=AUDIT).to_csv("reports/us4_audit.csv", index=False)
     facts = {"method": "simclr", "arch": "resnet18", "epoch": 2, "held_out_loss": 2.6, "device": "cpu"}
-    facts |= {"clips": 20, "frames": 200, "size_px": 64}
+    facts |= {"clips": 20, "frames": 200, "size_px": 64, "torch": "2.0"}
+    facts |= {"about": "SimCLR: two views of a frame attract (Chen et al. 2020, arXiv 2002.05709)."}
     checkpoint.write({"conv1.weight": torch.zeros(1)}, facts)
 
 
@@ -96,6 +98,7 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator, seeds: t
     left_out = pd.DataFrame({"clip": ["odd.mp4"], "patient": "", "label": "odd", "fold": None, "left_out": "no class"})
     folds = pd.concat([clips.assign(left_out=""), left_out]).assign(copy_of="")
     folds.astype({"fold": "Int64"}).to_csv(f"data/folds/{task}.csv", index=False)
+    write_frame_store(Path("data/frames", task), [{"clip": clip, "frames_kept": 3} for clip in folds["clip"]], 16)
     frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
     by_seed = [chances(frames, classes, rng).assign(seed=seed) for seed in seeds]
     pd.concat(by_seed).to_csv(f"reports/predictions/{task}.csv", index=False)

@@ -15,11 +15,12 @@ SIDE_PX = 96    # of a picture on the page at most: one of speckle takes about 8
 TEXT = dict.fromkeys(["choice", "clip", "source", "role", "frames", "mix"], str)
 
 
-def section(epochs: pd.DataFrame) -> dict | None:
+def section(epochs: pd.DataFrame, pictured: bool = True) -> dict | None:
     """What the section shows; None for a run that has no such folder.
 
     Args:
         epochs: reports/pretrain.csv.
+        pictured: whether views may be shown.
 
     Raises:
         UserError: a file of the folder is missing or cannot be read.
@@ -40,7 +41,7 @@ def section(epochs: pd.DataFrame) -> dict | None:
     looks = negative_distances(pairs)
     known = looks.dropna()
     return {
-        "sheets": sheets(table, pictures),
+        "sheets": sheets(table, pictures) if pictured else {},
         "roles": set(table["role"]),
         "weights": figures.pair_weights(last) if differ(last, "weight") else "",
         "by_source": quartiles(last, "weight") if differ(last, "weight") else [],
