@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from playwright.sync_api import sync_playwright
+from test_leaderboard import board, made  # noqa: F401 (board is a fixture)
 from test_report import AUDIT, CLASSES, FINETUNE, NASTY, edit, parameters, write_run
 
 from stages import report
@@ -81,23 +82,24 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def show(browser, address):
-    """Opens the report; afterwards nothing may have gone wrong in it, and nothing been asked of the network."""
-    said, asked, contexts = [], [], []
+    """Opens the report, or another page; afterwards nothing may have gone wrong, and nothing been asked of the network."""
+    said, asked, contexts, pages = [], [], [], set()
 
-    def opened(width: int = 1280, scheme: str = "light", **settings):
+    def opened(width: int = 1280, scheme: str = "light", at: str = address, **settings):
         contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **settings))
         page = contexts[-1].new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
+        page.goto(at)
+        pages.add(at)
         return page
 
     yield opened
     for context in contexts:
         context.close()
     assert not said
-    assert all(url == address or url.startswith("data:") for url in asked)
+    assert all(url in pages or url.startswith("data:") for url in asked)
 
 
 def where(page, selector: str, condition: str) -> list[str]:
@@ -117,6 +119,20 @@ def test_nothing_sticks_out_and_every_picture_is_drawn(show, width, scheme):
     assert page.evaluate(TOO_WIDE) == []
     for selector, wrong in (("img", "!one.naturalWidth || !one.alt"), ("svg", "!one.getBoundingClientRect().height")):
         assert where(page, selector, wrong) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_the_leaderboard_fits_and_sorts(show, board, tmp_path, width, scheme):  # noqa: F811
+    found = [made(LONG, tasks=("pocus", "breast")), made("uscl", "uscl", value=0.9, tasks=("pocus", "breast")),
+             made("epochs", pretrain__epochs=7, value=0.8), made("other", finetune__folds=3), made("gone", state="failed")]
+    board(found, {})
+    page = show(width, scheme, at=(tmp_path / "leaderboard.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(TOO_WIDE) == []
+    page.locator("table.sortable").first.locator("text=Initial weights").click()
+    names = page.eval_on_selector_all(
+        "table.sortable", "(all) => [...all[0].tBodies[0].rows].map((row) => row.cells[0].textContent)")
+    assert len(names) == 3 and names == sorted(names)
 
 
 def luminance(colour) -> float:
