@@ -176,6 +176,7 @@ def test_metrics_are_those_of_the_prediction_files(run):
             "published_protocol_accuracy": sum(max(9 + fold * e % 4 for e in range(3)) for fold in range(5)) / 120,
             "clips": 40,
             "patients": 25,
+            "groups": 25,
         }
         for name, part in probed.groupby("probe"):
             expected[f"{name}_probe_balanced_accuracy"] = metrics.balanced_accuracy_score(part["label"], part["guess"])

@@ -236,5 +236,15 @@ def test_summary_names_every_number_and_takes_each_from_its_level():
         "published_protocol_accuracy": 0.5,
         "clips": 40,
         "patients": len({line["patient"] or line["clip"] for _, line in frames.iterrows()}),
+        "groups": len({line["patient"] or line["clip"] for _, line in frames.iterrows()}),
     })
     assert scores.by_fold(clips, CLASSES)["clips"].sum() == 40
+
+
+def test_patients_who_share_a_clip_are_two_patients_in_one_group():
+    labels = [CLASSES[number % 2] for number in range(8)]
+    frames = certain(labels, labels, ["p1", "p2", "p3", "", "", "p3", "p1", "p2"])
+    frames["group"] = ["p1", "p1", "p3", "clip 3", "clip 4", "p3", "p1", "p1"]
+    epochs = pd.DataFrame({"fold": [0], "epoch": [0], "held_out_correct": [4], "held_out_frames": [8]})
+    numbers = scores.summary(frames, epochs, CLASSES, samples=10, confidence=0.95, seed=0)
+    assert (numbers["patients"], numbers["groups"]) == (5, 4)

@@ -22,6 +22,11 @@ def clip_level(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.groupby(keys, as_index=False)[probabilities].mean()
 
 
+def patients(table: pd.DataFrame) -> int:
+    """How many patients; a clip of an unknown one counts as a patient of its own."""
+    return groups(table.drop(columns="group", errors="ignore")).nunique()
+
+
 def by_seed(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The lines of each seed; all of them where there is no column `seed`."""
     parts = [part for _, part in table.groupby("seed")] if "seed" in table else [table]
@@ -149,7 +154,7 @@ def by_fold(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """A line per fold of a clip-level table: fold, clips, patients, balanced_accuracy, accuracy, macro_f1, auroc."""
     folds = []
     for fold, part in clips.groupby("fold"):
-        folds.append({"fold": fold, "clips": len(part), "patients": groups(part).nunique(), **scores(part, classes)})
+        folds.append({"fold": fold, "clips": len(part), "patients": patients(part), **scores(part, classes)})
     return pd.DataFrame(folds)
 
 
@@ -190,7 +195,8 @@ def summary(
         **means,
         **spread,
         "clips": clips["clip"].nunique(),
-        "patients": groups(clips).nunique(),
+        "patients": patients(clips),
+        "groups": groups(clips).nunique(),
     }
 
 
