@@ -101,7 +101,7 @@ def same_clips(configurations: list[Configuration]) -> list[tuple[str, list[Conf
 
 def differences(configurations: list[Configuration]) -> list[str]:
     """For each, the parameters in which they differ, as -S takes them, and the code if it is not that of the first."""
-    shown = ("pretrain.method", "finetune.init")                     # together the initial weights, which stand beside
+    shown = ("pretrain.method", "finetune.init", "finetune.tasks")   # the initial weights and the columns, which stand beside
     differ = [key for key in _differing([one.parameters for one in configurations]) if key not in shown]
     texts = []
     for one in configurations:

@@ -88,7 +88,7 @@ def columns_of(members: list[Configuration]) -> dict[str, tuple[str, list[Config
 def column(task: str, members: list[Configuration], settings: dict) -> dict[int, dict]:
     """What the table says of each configuration in one task, by the configuration's id."""
     values = [one.mean(task, "balanced_accuracy") for one in members]
-    tables = [pooled(task, one) for one in tqdm(members, desc=task, unit="configuration")]
+    tables = [pooled(task, one) for one in tqdm(members, desc=task, unit="configuration", disable=None)]
     tested = against_best(values, tables, **settings)
     cells = {}
     for one, value, table, test in zip(members, values, tables, tested, strict=True):
