@@ -4,7 +4,7 @@ reads   data/frames/<source>/           frame stores of the sources, and of the 
 writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
         data/us4/frames.csv             row, clip, frame, time_s
         data/us4/clips.csv              clip (source/clip), source, patient, label, pooled_class, split, fps, first, frames,
-                                        and the geometry of the fan (stages/lib/fan.py)
+                                        and the geometry of the fan (stages/lib/clips/fan.py)
         reports/us4_audit.csv           source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels: a
                                         line for all clips of a source that train, one for those held out; then one for each
                                         that is left out or thinned, with the evaluation clip that it looks like and how far
@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from stages.lib import copies, store
+from stages.lib.clips import copies, store
+from stages.lib.clips.tasks import groups, task_clips
 from stages.lib.params import UserError, require, run
-from stages.lib.tasks import groups, task_clips
 
 OUTCOMES = ["train", "held_out", "left_out", "frames_dropped"]
 
@@ -42,7 +42,7 @@ def main(
         sources: whose clips enter.
         held_out_fraction: of each source's patients (or clips, where patients are unknown), kept for the held-out loss.
         classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
-        copy_distance: {clips, stills} of clips that are taken for copies of an evaluation clip (stages/lib/copies.py).
+        copy_distance: {clips, stills} of clips that are taken for copies of an evaluation clip (stages/lib/clips/copies.py).
         extract_frames: {sources}: those that have been extracted.
         finetune, segment: {tasks}: those whose clips must not enter.
         tasks: classes and subsets of each task.

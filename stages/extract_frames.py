@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages.lib import catalogue, fan, processes, sampling, store
+from stages.lib.clips import catalogue, fan, sampling, store, workers
 from stages.lib.params import UserError, require, run
 
 # In clips.csv beside the source's table: size as delivered, in px; frames decoded, kept, and of those looked at the
-# all-black and the undecodable ones; what the crop went by (stages/lib/fan.py), its box in px; blake2b of the files; the
+# all-black and the undecodable ones; what the crop went by (stages/lib/clips/fan.py), its box in px; blake2b of the files; the
 # probe's geometry in sides of the kept frames, the half angle in radians, empty where it could not be told.
 COLUMNS = dict.fromkeys(("height", "width", "frames_read", "frames_kept", "frames_black", "frames_damaged"), 0)
 COLUMNS |= {"crop": "", "crop_left": 0, "crop_top": 0, "crop_width": 0, "crop_height": 0, "checksum": ""}
@@ -86,7 +86,7 @@ def extract_all(
     work = partial(
         extract, rate_hz=frame_rate_hz, most=max_frames_per_clip, assumed_hz=assumed_frame_rate_hz, size_px=size_px
     )
-    results = processes.each(work, jobs, processes.workers())
+    results = workers.each(work, jobs, workers.workers())
     facts = dict(tqdm(results, desc=name, total=len(jobs), unit="clip", disable=None))
     clips = [row | COLUMNS | _columns(facts.get(index, {})) for index, row in enumerate(table.to_dict("records"))]
     return _join(folder, clips, size_px)

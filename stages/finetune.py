@@ -7,7 +7,7 @@ writes  data/folds/<task>.csv            clip, patient, label, fold (empty if le
         reports/predictions/<task>.csv   a row per seed and held-out frame: seed, clip, patient, group (that of patients who
                                          share a copied clip is one), fold, frame, label, p_<class> …
         reports/probes/<task>.csv        a row per probe of the frozen features and held-out clip: probe, clip, patient, fold, …
-        reports/features/<task>/         mean features of each clip before fine-tuning (stages/lib/clip_features.py)
+        reports/features/<task>/         mean features of each clip before fine-tuning (stages/lib/networks/clip_features.py)
         reports/grad_cam/<task>/         Grad-CAM of some held-out frames by the networks that predicted them: maps.npy uint8
                                          [K, S, S]; maps.csv, a row each: seed, fold, clip, patient, frame, label,
                                          predicted (of the clip; the map is of this class), its probability in the frame
@@ -21,17 +21,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import checkpoint, clip_features, copies, held_out_maps
-from stages.lib.cross_validation import cross_validate, on_all
-from stages.lib.fine_tuning import Recipe, load_frames
-from stages.lib.folds import parts, require_all, with_folds
-from stages.lib.frozen_probes import Probes, features
-from stages.lib.held_out_maps import HeldOutMaps
-from stages.lib.initial import named_file
-from stages.lib.params import checked, require, run
-from stages.lib.resume import Resume
-from stages.lib.tasks import task_clips
-from stages.lib.views import Views
+from stages.lib.clips import copies
+from stages.lib.clips.tasks import task_clips
+from stages.lib.evaluation import held_out_maps
+from stages.lib.evaluation.cross_validation import cross_validate, on_all
+from stages.lib.evaluation.fine_tuning import Recipe, load_frames
+from stages.lib.evaluation.folds import parts, require_all, with_folds
+from stages.lib.evaluation.frozen_probes import Probes, features
+from stages.lib.evaluation.held_out_maps import HeldOutMaps
+from stages.lib.networks import checkpoint, clip_features
+from stages.lib.networks.initial import named_file
+from stages.lib.params import from_params, require, run
+from stages.lib.training.resume import Resume
+from stages.lib.training.views import Views
 
 
 def main(
@@ -83,9 +85,9 @@ def main(
         tasks: classes and subsets of each task.
     """
     check_choices(select, inner_fraction, label_fraction, seeds, epochs, batch_size)
-    probes = Probes(**checked(Probes, probes, {key: f"finetune.probes.{key}" for key in probes}))
-    maps = HeldOutMaps(**checked(HeldOutMaps, grad_cam, {key: f"finetune.grad_cam.{key}" for key in grad_cam}))
-    views = Views(**checked(Views, views, {key: f"finetune.views.{key}" for key in views}))
+    probes = from_params(Probes, probes, "finetune.probes")
+    maps = from_params(HeldOutMaps, grad_cam, "finetune.grad_cam")
+    views = from_params(Views, views, "finetune.views")
     same = copies.limits(assemble_us4["copy_distance"])
     clips = copies.mark(task_clips(task, tasks), f"data/frames/{task}", same)
     clips = with_folds(clips, task, folds, fold_seed, "finetune")
@@ -138,7 +140,7 @@ def unfinished(task: str, recipe: Recipe, facts: dict) -> Resume:
     """The state of a killed run of the same parameters, data and code."""
     inputs = [checkpoint.PRETRAINED, *named_file(recipe.init)]
     inputs += [Path(f"data/frames/{task}/{name}") for name in ("frames.npy", "clips.csv")]
-    code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
+    code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/**/*.py"))]
     facts = recipe._asdict() | {"views": vars(recipe.views)} | facts
     return Resume(f"models/finetune_{task}.unfinished", facts, [*inputs, *code])
 

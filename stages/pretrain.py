@@ -4,10 +4,10 @@ reads   data/us4/                       frames.npy uint8 [N, size_px, size_px] a
 writes  models/pretrained.safetensors   backbone weights under torchvision's key names; the run's facts as metadata
         reports/pretrain.csv            a row per epoch: epoch, step, learning_rate, loss, the method's terms, held_out_loss,
                                         every few epochs knn_accuracy, alignment, uniformity; seconds
-        reports/features/pretrain/      features of the held-out clips by the kept weights: stages/lib/clip_features.py, with
-                                        source and pooled_class
+        reports/features/pretrain/      features of the held-out clips by the kept weights (networks/clip_features.py),
+                                        with source and pooled_class
         reports/pairs/                  pairs.csv, what the method says of each pair (frame_distance, weight, …) in those same
-                                        epochs; views.npy and views.csv, what its loss sees (lib/pair_record.py)
+                                        epochs; views.npy and views.csv, what its loss sees (lib/pretraining/pairs.py)
 """
 
 import time
@@ -21,17 +21,22 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from stages.lib import checkpoint, clip_features, pair_record, ranks, store
-from stages.lib.clip_set import Clips, ClipSet
-from stages.lib.initial import initialise, named_file
-from stages.lib.method import ContrastiveMethod
-from stages.lib.networks import Backbone
-from stages.lib.params import UserError, checked, require, run
-from stages.lib.probe import held_out_loss, kept_features, measures
-from stages.lib.resume import Resume, restore, snapshot
-from stages.lib.semantic_views import SemanticViews
-from stages.lib.training import Progress, descent, device, generator, set_learning_rate
-from stages.lib.views import Views
+from stages.lib.clips import store
+from stages.lib.networks import checkpoint, clip_features
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.initial import initialise, named_file
+from stages.lib.params import UserError, from_params, require, run
+from stages.lib.pretraining import pairs
+from stages.lib.pretraining.clip_set import Clips, ClipSet
+from stages.lib.pretraining.measures import held_out_loss, kept_features, measures
+from stages.lib.pretraining.method import ContrastiveMethod
+from stages.lib.training import distributed
+from stages.lib.training.device import device, generator
+from stages.lib.training.optimizer import descent, set_learning_rate
+from stages.lib.training.progress import Progress
+from stages.lib.training.resume import Resume, restore, snapshot
+from stages.lib.training.semantic_views import SemanticViews
+from stages.lib.training.views import Views
 
 STAGES = Path(__file__).parent
 PIPELINES = ("published", "semantic")
@@ -62,7 +67,7 @@ def main(
         steps_per_epoch: None visits every clip once.
         probe_every: epochs between two looks at the held-out clips' features and at the pairs.
         methods: the method's block: {optimizer, views, keep, and its own keyword arguments}.
-        views: {pipeline: published (the method's own) | semantic, semantic: the settings of lib/semantic_views.py}.
+        views: {pipeline: published (the method's own) | semantic, semantic: the settings of lib/training/semantic_views.py}.
     """
     require(epochs > 0, f"params.yaml: pretrain.epochs is {epochs}; it must be at least 1")
     require(probe_every > 0, f"params.yaml: pretrain.probe_every is {probe_every}; it must be at least 1")
@@ -72,19 +77,18 @@ def main(
     where = device()
     data = store.read("data/us4")
     train, held_out = (ClipSet(data, split, where) for split in ("train", "held_out"))
-    backbone = ranks.synchronised(initialise(Backbone(arch), init, "pretrain.init"))
+    backbone = distributed.synchronised(initialise(Backbone(arch), init, "pretrain.init"))
     model = build(method, methods, views, backbone, train, held_out).to(where)
     block, steps = methods[method], steps_per_epoch or train.steps(batch_size)
     check_sizes(method, block, train, held_out, batch_size)
-    names = {key: f"methods.{method}.optimizer.{key}" for key in block["optimizer"]}
-    fixed = {"parameters": model.trained(), "steps": epochs * steps}
-    optimizer, schedule = descent(**checked(descent, fixed | block["optimizer"], names))
+    given = {"parameters": model.trained(), "steps": epochs * steps}
+    optimizer, schedule = from_params(descent, block["optimizer"], f"methods.{method}.optimizer", **given)
     draw = generator(seed, where)
 
     facts = {"seed": seed, "method": method, "arch": arch, "init": init, "epochs": epochs, "batch_size": batch_size,
              "steps_per_epoch": steps, "probe_every": probe_every, "device": where.type, "params": block, "views": views}
     inputs = [Path("data/us4", name) for name in ("clips.csv", "frames.csv", "frames.npy")]
-    inputs += [Path(__file__), STAGES / f"methods/{method}.py", *sorted(STAGES.glob("lib/*.py")), *named_file(init)]
+    inputs += [Path(__file__), STAGES / f"methods/{method}.py", *sorted(STAGES.glob("lib/**/*.py")), *named_file(init)]
     resume = Resume("models/pretrain.unfinished", facts, inputs)
     moving, done = {"model": model, "optimizer": optimizer}, {"rows": [], "pairs": [], "best": {}}
     if state := resume.load():
@@ -93,7 +97,7 @@ def main(
         print(f"pretrain: {len(done['rows'])} of {epochs} epochs were done before, going on", flush=True)
     else:
         resume.save(**snapshot(moving, draw), **done)
-    loss_of = ranks.loss_of(model)
+    loss_of = distributed.loss_of(model)
 
     epochs_done = Progress(f"pretrain {method}", epochs, len(done["rows"]))
     for epoch in range(len(done["rows"]), epochs):
@@ -119,13 +123,13 @@ def main(
 
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1]}
     facts |= {"about": " ".join(import_module(f"stages.methods.{method}").__doc__.split()), "torch": torch.__version__}
-    pictured = pair_record.pictures(model, train, generator(seed, where))
-    if ranks.first():
+    pictured = pairs.pictures(model, train, generator(seed, where))
+    if distributed.first():
         features, told = kept_features(model, done["best"]["weights"], train, held_out)
         known = ["clip", "source", "patient", "label", "pooled_class"]
         clip_features.write("reports/features/pretrain", features, held_out.table[known])
         write(done["rows"], done["best"], facts | told)
-        pair_record.write("reports/pairs", done["pairs"], pictured, data)
+        pairs.write("reports/pairs", done["pairs"], pictured, data)
     resume.remove()
 
 
@@ -135,8 +139,8 @@ def check_sizes(method: str, block: dict, train: ClipSet, held_out: ClipSet, bat
     require(2 <= batch_size <= len(train), f"params.yaml: pretrain.batch_size is {batch_size}; choose 2 to {len(train)}, "
             "the number of training clips")
     smallest = len(train) % batch_size if len(train) % batch_size > 1 else batch_size
-    require(ranks.size() <= smallest, f"{ranks.size()} processes cannot share a batch of {smallest} clips; start fewer, or "
-            "choose another pretrain.batch_size")
+    require(distributed.size() <= smallest, f"{distributed.size()} processes cannot share a batch of {smallest} clips; "
+            "start fewer, or choose another pretrain.batch_size")
     keep, queue = block["keep"], block.get("queue_size", batch_size)
     require(keep in KEEP, f"params.yaml: methods.{method}.keep is {keep!r}; choose from {', '.join(KEEP)}")
     require(len(held_out) > 1 or keep == "last_epoch", f"clips held out: {len(held_out)}, too few to choose an epoch by: raise "
@@ -154,14 +158,12 @@ def better(best: dict, keep: str, row: dict, model: ContrastiveMethod) -> dict:
 
 def augmentation(block: dict, views: dict, name: str) -> Views:
     """The views of a method's block, or the semantic ones with that block's normalisation."""
-    own = Views(**checked(Views, block, {key: f"{name}.{key}" for key in block}))
+    own = from_params(Views, block, name)
     choice = views.get("pipeline")
     require(choice in PIPELINES, f"params.yaml: views.pipeline is {choice!r}; choose from {', '.join(PIPELINES)}")
     if choice == "published":
         return own
-    settings = views.get("semantic", {})
-    names = {key: f"views.semantic.{key}" for key in settings}
-    return SemanticViews(**checked(SemanticViews, settings | {"mean": own.mean, "std": own.std}, names))
+    return from_params(SemanticViews, views.get("semantic"), "views.semantic", mean=own.mean, std=own.std)
 
 
 def build(
@@ -185,7 +187,7 @@ def build(
     fixed = {"backbone": backbone, "clip_set": clip_set, "views": augmentation(own, views, f"{full}.views")}
     if "meta_set" in signature(kind).parameters:
         fixed["meta_set"] = meta_set
-    return kind(**checked(kind, fixed | block, {key: f"{full}.{key}" for key in block}))
+    return from_params(kind, block, full, **fixed)
 
 
 def train_epoch(
@@ -202,7 +204,7 @@ def train_epoch(
 
     Args:
         schedule: learning rate of each step of the run.
-        loss_of: the model's loss (`lib/ranks.py`).
+        loss_of: the model's loss (`lib/training/distributed.py`).
         first_step: number of the first step of this epoch in the run.
         steps: of the whole run.
 
@@ -213,7 +215,7 @@ def train_epoch(
     model.train()
     scalars, vectors, sizes = {}, {}, []
     model.progress = first_step / steps
-    with ranks.sharing():
+    with distributed.sharing():
         for step, (frames, clips) in enumerate(batches, first_step):            # B x k x 1 x H x W
             set_learning_rate(optimizer, schedule(step))
             model.before_step(frames, clips, optimizer, draw)
@@ -269,6 +271,6 @@ def write(rows: list[dict], best: dict, facts: dict) -> None:
 
 
 if __name__ == "__main__":
-    ranks.launch("stages.pretrain")
-    with ranks.group(device()):
+    distributed.launch("stages.pretrain")
+    with distributed.group(device()):
         run(main, stage="pretrain")

@@ -9,7 +9,7 @@ reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label
         reports/finetune/<task>.csv      seed, fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
-        reports/pairs/                   what the method made of its clips: pairs.csv, views.csv, views.npy (lib/pair_record.py)
+        reports/pairs/                   pairs.csv, views.csv, views.npy (pretraining/pairs.py)
         reports/us4_audit.csv            source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels
         models/pretrained.safetensors    the facts in its header, not the weights
         reports/predictions/<task>.csv of every run in report.baselines, from git and DVC's cache
@@ -31,11 +31,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import checkpoint, figures, pair_sheet, pictures, provenance
-from stages.lib.neighbourhoods import Map
-from stages.lib.page import render
-from stages.lib.params import checked, require, run
-from stages.lib.results import defined, evaluate, lesions, read
+from stages.lib.networks import checkpoint
+from stages.lib.params import from_params, require, run
+from stages.lib.report import figures, pair_sheet, pictures, provenance
+from stages.lib.report.neighbourhoods import Map
+from stages.lib.report.page import render
+from stages.lib.report.results import defined, evaluate, lesions, read
 
 SECTIONS = {  # of the page, in its order: stages/page/sections/<name>.html.j2 and the title
     "run": "What was run",
@@ -83,7 +84,7 @@ def main(
     """Score every task of `finetune.tasks` from its predictions; write all outputs, or none where something fails."""
     names = finetune["tasks"]
     check_choices(names, tasks, bootstrap_samples, confidence, worst_clips, baselines)
-    tsne = Map(**checked(Map, tsne | {"seed": seed}, {key: f"report.tsne.{key}" for key in tsne}))
+    tsne = from_params(Map, tsne, "report.tsne", seed=seed)
     results = [evaluate(name, tasks[name]["classes"], baselines, bootstrap_samples, confidence, seed) for name in names]
     segmented = {f"{name}_segmentation": lesions(name, bootstrap_samples, confidence, seed) for name in segment["tasks"]}
     epochs, facts = read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()

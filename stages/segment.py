@@ -5,7 +5,7 @@ reads   data/frames/<task>/                              frame store of the sour
 writes  data/folds/<task>_segmentation.csv               clip, patient, label, fold (empty if left out), copy_of, left_out
                                                          (the reason)
         reports/predictions/<task>_segmentation.csv      a row per image: clip, patient, fold, label, lesions, found,
-                                                         predicted, dice, precision, sensitivity (stages/lib/masks.py)
+                                                         predicted, dice, precision, sensitivity (evaluation/masks.py)
         reports/predictions/<task>_segmentation.json     every detection, as COCO results; image_id: row of frames.npy
         reports/predictions/<task>_segmentation_folds.csv    fold, loss (of the last epoch), mask_ap, mask_ap50, box_ap, …
 """
@@ -21,17 +21,21 @@ import pandas as pd
 import torch
 from torchvision.models.detection import MaskRCNN
 
-from stages.lib import checkpoint, copies, masks
-from stages.lib.fine_tuning import load_frames
-from stages.lib.folds import check_apart, require_all, with_folds
-from stages.lib.initial import initialise, named_file
-from stages.lib.mask_rcnn import mask_rcnn, targets
-from stages.lib.networks import Backbone
-from stages.lib.params import checked, require, run
-from stages.lib.resume import Resume
-from stages.lib.tasks import task_clips
-from stages.lib.training import Progress, descent, generator, set_learning_rate
-from stages.lib.views import Views
+from stages.lib.clips import copies
+from stages.lib.clips.tasks import task_clips
+from stages.lib.evaluation import masks
+from stages.lib.evaluation.fine_tuning import load_frames
+from stages.lib.evaluation.folds import check_apart, require_all, with_folds
+from stages.lib.networks import checkpoint
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.initial import initialise, named_file
+from stages.lib.networks.mask_rcnn import mask_rcnn, targets
+from stages.lib.params import from_params, require, run
+from stages.lib.training.device import generator
+from stages.lib.training.optimizer import descent, set_learning_rate
+from stages.lib.training.progress import Progress
+from stages.lib.training.resume import Resume
+from stages.lib.training.views import Views
 
 
 def main(
@@ -80,7 +84,7 @@ def main(
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 2)):
         require(value >= least, f"params.yaml: segment.{name} is {value}; it must be at least {least}")
     require(0 < score_threshold < 1, f"params.yaml: segment.score_threshold is {score_threshold}; it must lie between 0 and 1")
-    views = Views(**checked(Views, views, {key: f"segment.views.{key}" for key in views}))
+    views = from_params(Views, views, "segment.views")
     build(arch, views=views, **settings)
     same, used = copies.limits(assemble_us4["copy_distance"]), task_clips(task, tasks)
     classes = tasks[task]["classes"]
@@ -97,7 +101,7 @@ def main(
                         "score_threshold": score_threshold, "optimizer": optimizer, "views": vars(views),
                         "classes": classes, "device": where.type, "copy_distance": same._asdict()}
     inputs = [checkpoint.PRETRAINED, *named_file(init), stored, stored.with_name("frames.npy"), stored.with_name("clips.csv")]
-    code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/*.py"))]
+    code = [Path(__file__), *sorted(Path(__file__).parent.glob("lib/**/*.py"))]
     resume = Resume(f"models/segment_{task}.unfinished", facts, [*inputs, *code])
     state = resume.load() or {"detected": [], "folds": []}
     detected, rows = state["detected"], state["folds"]
@@ -127,7 +131,7 @@ def main(
 
 
 def build(arch: str, init: str, trainable: str, views: Views, **sizes) -> MaskRCNN:
-    """Mask R-CNN on a backbone with its first weights, of which only `trainable` trains; `sizes` as lib/mask_rcnn.py says."""
+    """Mask R-CNN on a backbone with its first weights, of which only `trainable` trains; `sizes` as in mask_rcnn.py."""
     backbone = initialise(Backbone(arch), init, "segment.init")
     backbone.train_only(trainable, "segment.trainable")
     return mask_rcnn(backbone, mean=views.mean, std=views.std, **sizes)
@@ -146,8 +150,8 @@ def train(
     """Train on frames and lesion maps [N, 1, H, W] uint8; yields the mean loss after every epoch."""
     rows_per_epoch = len(frames) - (len(frames) % batch_size == 1)              # batch norm cannot take a batch of one
     steps = math.ceil(rows_per_epoch / batch_size)
-    fixed = {"parameters": network.parameters(), "steps": epochs * steps}
-    optimizer, schedule = descent(**checked(descent, fixed | settings, {key: f"segment.optimizer.{key}" for key in settings}))
+    given = {"parameters": network.parameters(), "steps": epochs * steps}
+    optimizer, schedule = from_params(descent, settings, "segment.optimizer", **given)
     for epoch in range(epochs):
         network.train()
         order = torch.randperm(len(frames), generator=draw, device=draw.device)[:rows_per_epoch]

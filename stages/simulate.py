@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages.lib import processes
+from stages.lib.clips import workers
+from stages.lib.clips.store import replacing
 from stages.lib.params import require, run
-from stages.lib.store import replacing
 from stages.phantoms import breast, gallbladder, liver
 from stages.phantoms.recording import Clip, record
 
@@ -60,7 +60,7 @@ def main(
     plan += gallbladders(clips_per_class["gallbladder"], images_per_class) + breasts(images_per_class)
     with replacing(OUT) as folder:
         jobs = {clip: (clip, folder, seed, seconds, max_frames) for clip in plan}
-        done = tqdm(processes.each(record, jobs, processes.workers()), "simulate", len(plan), unit="clip", disable=None)
+        done = tqdm(workers.each(record, jobs, workers.workers()), "simulate", len(plan), unit="clip", disable=None)
         lines = dict(done)
         for result in lines.values():
             if isinstance(result, BaseException):

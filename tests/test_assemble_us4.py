@@ -9,7 +9,7 @@ import pytest
 from conftest import write_frame_store
 
 from stages import assemble_us4
-from stages.lib import store
+from stages.lib.clips import store
 from stages.lib.params import UserError
 
 CLASSES = {"lung_normal": ["butterfly/Reg"], "lung_abnormal": ["butterfly/Cov", "lusms/b_lines"]}

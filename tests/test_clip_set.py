@@ -8,8 +8,8 @@ import torch
 from conftest import write_us4
 from scipy.stats import chisquare
 
-from stages.lib import store
-from stages.lib.clip_set import ClipSet, choose
+from stages.lib.clips import store
+from stages.lib.pretraining.clip_set import ClipSet, choose
 
 CLIPS = [(3, "liver_f0", "train"), (1, "", "train"), (5, "lung_normal", "held_out"), (2, "lung_normal", "train"),
          (4, "liver_f0", "train"), (2, "", "train")]

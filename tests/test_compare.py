@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from test_scores import CLASSES, certain, predictions
 
-from stages.lib import scores
+from stages.lib.evaluation import scores
 from stages.lib.params import UserError
 from stages.tools import compare
 

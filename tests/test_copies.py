@@ -9,8 +9,8 @@ import pytest
 import scipy.fft
 from conftest import write_frame_store
 
-from stages.lib import copies
-from stages.lib.hashes import _waves, hashes
+from stages.lib.clips import copies
+from stages.lib.clips.hashes import _waves, hashes
 from stages.lib.params import UserError
 
 LIMIT = copies.Limits(clips=0.25, stills=0.15)

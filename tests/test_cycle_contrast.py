@@ -10,8 +10,8 @@ from scipy.stats import binom, chisquare
 from test_methods import build, clip_sets
 from test_ucl import clips_of, unit_rows
 
-from stages.lib.clip_set import Clips
 from stages.lib.params import UserError
+from stages.lib.pretraining.clip_set import Clips
 from stages.methods import cycle_contrast
 
 WIDTH, QUEUE = 5, 20

@@ -15,8 +15,8 @@ import torchvision
 from test_predict import FACTS, save
 from torch import nn
 
-from stages.lib import checkpoint
-from stages.lib.networks import Backbone
+from stages.lib.networks import checkpoint
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 from stages.tools import export
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from stages import extract_frames
-from stages.lib import processes, sampling, store
+from stages.lib.clips import sampling, store, workers
 from stages.lib.params import UserError
 
 PARAMS = {"frame_rate_hz": 5.0, "max_frames_per_clip": 10, "assumed_frame_rate_hz": 20.0, "size_px": 32}
@@ -345,10 +345,10 @@ def test_same_store_from_any_number_of_processes(raw, monkeypatch):
         write_video(raw / f"{number}.avi", film(8 + 7 * number, seed=number))
     text_as_video(raw)
     files = {}
-    for workers in ("1", "2", "3"):
-        monkeypatch.setenv("SONOPAIR_WORKERS", workers)
+    for number in ("1", "2", "3"):
+        monkeypatch.setenv("SONOPAIR_WORKERS", number)
         extract(raw)
-        files[workers] = [path.read_bytes() for path in sorted(Path("data/frames/custom").iterdir())]
+        files[number] = [path.read_bytes() for path in sorted(Path("data/frames/custom").iterdir())]
     assert files["1"] == files["2"] == files["3"]
     assert len(files["1"]) == 3                                               # frames.npy, frames.csv, clips.csv
 
@@ -473,7 +473,7 @@ def halve(number):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_job_that_ends_its_process_costs_that_job_alone(count):
-    results = dict(processes.each(halve, {number: (number,) for number in [*range(20), 13.0]}, count))
+    results = dict(workers.each(halve, {number: (number,) for number in [*range(20), 13.0]}, count))
     assert {key: result for key, result in results.items() if not isinstance(result, Exception)} == {
         number: number // 2 for number in range(0, 20, 2)
     }
@@ -493,5 +493,5 @@ def test_crashing_decoder_leaves_that_clip_out(raw, monkeypatch):
     monkeypatch.setattr(extract_frames, "extract", crash)
     with pytest.raises(UserError, match=r"a.avi: could not be read \(ValueError: two lines\)"):
         extract(raw)
-    result = dict(processes.each(crash, {0: (Path("bad.avi"),)}, 1))[0]
+    result = dict(workers.each(crash, {0: (Path("bad.avi"),)}, 1))[0]
     assert extract_frames._columns(result)["left_out"].startswith("the decoder crashed on it")

@@ -15,12 +15,14 @@ from conftest import write_frame_store
 from safetensors import safe_open
 
 from stages import finetune
-from stages.lib import checkpoint, cross_validation, store
-from stages.lib.fine_tuning import Frames, inner_loss, predict
-from stages.lib.networks import Backbone, Classifier
+from stages.lib.clips import store
+from stages.lib.clips.tasks import groups
+from stages.lib.evaluation import cross_validation
+from stages.lib.evaluation.fine_tuning import Frames, inner_loss, predict
+from stages.lib.networks import checkpoint
+from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.params import UserError
-from stages.lib.tasks import groups
-from stages.lib.views import Views
+from stages.lib.training.views import Views
 
 ARCH = "shufflenet_v2_x0_5"      # the smallest there is
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,

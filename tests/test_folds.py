@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from stages.lib.folds import parts, with_folds
+from stages.lib.clips.tasks import groups
+from stages.lib.evaluation.folds import parts, with_folds
 from stages.lib.params import UserError
-from stages.lib.tasks import groups
 
 
 def clip_table(patients_of: dict[str, int], clips_each: int = 2) -> pd.DataFrame:

@@ -5,8 +5,8 @@ import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from stages.lib.forward_mode import Recorded, tangents
-from stages.lib.networks import Backbone
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.forward_mode import Recorded, tangents
 
 
 def without_dropout(backbone):

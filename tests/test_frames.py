@@ -7,10 +7,10 @@ from conftest import write_us4
 from test_methods import BLOCKS, small
 
 from stages import pretrain
-from stages.lib import store
-from stages.lib.clip_set import ClipSet
-from stages.lib.frames import Frames
+from stages.lib.clips import store
 from stages.lib.params import UserError
+from stages.lib.pretraining.clip_set import ClipSet
+from stages.lib.training.device_frames import Frames
 
 CLIPS = [(2 + number % 4, ("a", "b", "")[number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from stages.lib.frozen_probes import Probes, features
-from stages.lib.networks import Backbone
-from stages.lib.views import Views
+from stages.lib.evaluation.frozen_probes import Probes, features
+from stages.lib.networks.backbone import Backbone
+from stages.lib.training.views import Views
 
 CLASSES = ["well", "ill", "odd"]
 PARTS = [{"training": {"a0", "a1", "b0", "b1", "c0"}, "inner": {"c1"}, "held_out": {"a2", "b2", "c2"}},

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from test_losses import barlow_twins_loop, info_nce_loop, vicreg_loop
 from test_methods import METHODS, build, clip_sets
 
-from stages.lib.momentum import KeyEncoder
 from stages.lib.params import UserError
+from stages.lib.pretraining.momentum import KeyEncoder
 
 MOMENTUM = ["byol", "cycle_contrast", "moco_v2", "ucl"]
 CLIPS = [(frames, label, "train") for frames, label in zip([4, 2, 5, 3], ["a", "", "b", "a"], strict=True)]

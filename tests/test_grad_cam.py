@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.lib.grad_cam import grad_cam
-from stages.lib.networks import Backbone, Classifier
+from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.grad_cam import grad_cam
 from stages.lib.params import UserError
 
 

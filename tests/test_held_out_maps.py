@@ -10,10 +10,12 @@ import torch
 from test_finetune import ARCH, SETTINGS, VIEWS, toy  # noqa: F401 (toy is a fixture)
 
 from stages import finetune
-from stages.lib import checkpoint, clip_features, fine_tuning, store
-from stages.lib.grad_cam import grad_cam
-from stages.lib.networks import Backbone
-from stages.lib.views import Views
+from stages.lib.clips import store
+from stages.lib.evaluation import fine_tuning
+from stages.lib.networks import checkpoint, clip_features
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.grad_cam import grad_cam
+from stages.lib.training.views import Views
 
 
 def maps():
@@ -64,7 +66,7 @@ def test_a_map_is_that_of_the_network_that_predicted(toy, monkeypatch, select): 
         trained.append((recipe, frames, rows, stream))
         return real(recipe, frames, rows, stream)
 
-    monkeypatch.setattr("stages.lib.cross_validation.fit", kept)
+    monkeypatch.setattr("stages.lib.evaluation.cross_validation.fit", kept)
     finetune.main(**SETTINGS | {"select": select, "trainable": "all"})
     heat, table = maps()
     epochs = pd.read_csv("reports/finetune/toy.csv")

@@ -14,9 +14,11 @@ from conftest import write_frame_store
 from test_report import CLASSES, FINETUNE, Page, edit, parameters, run, write_task  # noqa: F401 (run is a fixture)
 
 from stages import report
-from stages.lib import clip_features, overlay, store
-from stages.lib.neighbourhoods import Map
+from stages.lib.clips import store
+from stages.lib.networks import clip_features
 from stages.lib.params import UserError
+from stages.lib.report import overlay
+from stages.lib.report.neighbourhoods import Map
 
 
 def clip_lines(task):

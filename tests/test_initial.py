@@ -11,8 +11,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from stages.lib import initial
-from stages.lib.networks import Backbone
+from stages.lib.networks import initial
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 
 CLASSIFIERS = [("resnet18", "fc."), ("efficientnet_b0", "classifier.1."), ("mobilenet_v3_large", "classifier.3.")]

@@ -10,9 +10,9 @@ from scipy.stats import chisquare
 from test_methods import BLOCKS, build, clip_sets
 from test_ucl import clips_of
 
-from stages.lib.clip_set import Clips
-from stages.lib.losses import barlow_twins, nt_xent, vicreg
 from stages.lib.params import UserError
+from stages.lib.pretraining.clip_set import Clips
+from stages.lib.pretraining.losses import barlow_twins, nt_xent, vicreg
 
 OBJECTIVES = ["simclr", "vicreg", "barlow_twins"]
 

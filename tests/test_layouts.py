@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from test_initial import initialise, sentence
 from torch import nn
 
-from stages.lib.networks import Backbone
+from stages.lib.networks.backbone import Backbone
 
 
 def source(arch):

@@ -13,16 +13,16 @@ import pytest
 from test_report import Page
 from test_scores import CLASSES, predictions
 
-from stages.lib import comparison, experiments, scores
+from stages.lib.evaluation import comparison, scores
 from stages.lib.params import UserError
-from stages.tools import leaderboard
+from stages.tools import experiments, leaderboard
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"samples": 400, "confidence": 0.95, "seed": 0}
 
 
 def made(name, method="simclr", seed=0, value=0.7, code="1", state="done", tasks=("pocus",), numbers=(), **changes):
-    """An experiment as params.experiments returns it; `changes` are parameters, their dots written as __."""
+    """An experiment as revisions.experiments returns it; `changes` are parameters, their dots written as __."""
     flat = {"seed": seed, "collection": "raw", "extract_frames.sources": ["pocus"], "extract_frames.size_px": 64,
             "assemble_us4.copy_distance.clips": 0.25, "pretrain.method": method, "pretrain.epochs": 3,
             f"methods.{method}.temperature": 0.5, "views.pipeline": "published", "views.semantic.noise": 0.1,
@@ -33,8 +33,8 @@ def made(name, method="simclr", seed=0, value=0.7, code="1", state="done", tasks
     metrics = {task: {"balanced_accuracy": value, "balanced_accuracy_low": value - 0.1, "balanced_accuracy_high": value + 0.1,
                       "frame_accuracy": value + 0.01, "published_protocol_accuracy": value + 0.05} | dict(numbers)
                for task in tasks}
-    lock = {"report": {"params": {"params.yaml": flat}, "deps": [{"path": "stages/page", "md5": name}]},
-            "finetune@pocus": {"deps": [{"path": "stages/lib/views.py", "md5": code}, {"path": "data/folds", "md5": name}]},
+    lock = {"report": {"params": {"params.yaml": flat}, "deps": [{"path": "stages/lib/report", "md5": name}]},
+            "finetune@pocus": {"deps": [{"path": "stages/lib/training", "md5": code}, {"path": "data/folds", "md5": name}]},
             "finetune@heart": {"deps": [{"path": "stages/lib/old.py", "md5": name}]}}
     if state != "done":
         metrics, lock = {}, {}
@@ -327,7 +327,7 @@ def test_real_experiments_of_two_commits_a_queue_and_a_copy(project):
     assert lines.loc["finetune.trainable=all", "n"] == 2 and lines.loc["finetune.trainable=all", "significant"]
     assert csv.loc[csv["experiments"] == "waits", ["state", "what_differs"]].values.tolist() == [["queued", "seed=9"]]
     assert "copy" not in run(*command, "HEAD~1", "--out", "elsewhere").join(open(folder / "elsewhere/leaderboard.csv"))
-    copied = run(sys.executable, "-c", "from stages.lib.params import read; print(read('compared.txt', 'copy'))")
+    copied = run(sys.executable, "-c", "from stages.lib.revisions import read; print(read('compared.txt', 'copy'))")
     assert "workspace is better" in copied
     assert run(*command, "nobody", code=1).startswith("error: the experiments cannot be listed")
 

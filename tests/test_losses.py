@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stages.lib.losses import barlow_twins, info_nce, nt_xent, nt_xent_terms, vicreg
+from stages.lib.pretraining.losses import barlow_twins, info_nce, nt_xent, nt_xent_terms, vicreg
 
 
 @pytest.fixture

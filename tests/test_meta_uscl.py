@@ -10,10 +10,10 @@ from test_methods import BLOCKS, build, clip_sets
 from torch import nn
 from torch.func import functional_call
 
-from stages.lib.clip_set import Clips
-from stages.lib.losses import nt_xent
 from stages.lib.params import UserError
-from stages.lib.training import descent
+from stages.lib.pretraining.clip_set import Clips
+from stages.lib.pretraining.losses import nt_xent
+from stages.lib.training.optimizer import descent
 
 CLIPS = [(frames, "", "train") for frames in (1, 2, 3, 5, 9, 6, 4, 8)] + [(frames, "", "held_out") for frames in (4, 6, 5, 7)]
 

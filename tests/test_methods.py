@@ -11,11 +11,11 @@ import yaml
 from conftest import write_us4
 
 from stages import pretrain
-from stages.lib import store
-from stages.lib.clip_set import ClipSet
-from stages.lib.networks import Backbone
+from stages.lib.clips import store
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
-from stages.lib.training import descent
+from stages.lib.pretraining.clip_set import ClipSet
+from stages.lib.training.optimizer import descent
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "stages/methods").glob("*.py"))

@@ -8,8 +8,8 @@ import torch
 from test_methods import build, clip_sets
 from torch import nn
 
-from stages.lib.momentum import KeyEncoder, Queue
-from stages.lib.probe import held_out_loss
+from stages.lib.pretraining.measures import held_out_loss
+from stages.lib.pretraining.momentum import KeyEncoder, Queue
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from stages.lib.networks import Backbone, Classifier
+from stages.lib.networks.backbone import Backbone, Classifier
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import yaml
 from test_report import AUDIT, CLASSES, FINETUNE, NASTY, edit, parameters, run
 
 from stages import report
-from stages.lib import provenance
-from stages.lib.page import code, linked
+from stages.lib.report import provenance
+from stages.lib.report.page import code, linked
 
 __all__ = ["run"]  # the fixture
 STAGES = Path(report.__file__).parent
-CSS = (STAGES / "page/style.css").read_text(encoding="utf-8")
+CSS = (STAGES / "lib/report/page/style.css").read_text(encoding="utf-8")
 COLOURS = {name: pair for name, *pair in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", CSS)}
 
 
@@ -99,10 +99,10 @@ def test_the_page_lists_the_changed_parameters(run, monkeypatch):
     assert "there is no commit to compare with" in section()
     same = parameters()
     same["report"] = {name: same.pop(name) for name in ("bootstrap_samples", "confidence", "worst_clips", "tsne", "baselines")}
-    monkeypatch.setattr("stages.lib.params.committed", lambda: same)
+    monkeypatch.setattr("stages.lib.revisions.committed", lambda: same)
     assert "None: all parameters below" in section()
     other = {"size_px": 224, "sources": ["butterfly", "<i>"]}
-    monkeypatch.setattr("stages.lib.params.committed", lambda: same | {"extract_frames": same["extract_frames"] | other})
+    monkeypatch.setattr("stages.lib.revisions.committed", lambda: same | {"extract_frames": same["extract_frames"] | other})
     rows = re.findall(r"<code>(extract_frames.\w+)</code></th><td[^>]*>([^<]*)</td><td[^>]*>([^<]*)</td>", section())
     assert rows == [("extract_frames.sources", "butterfly", "butterfly, &lt;i&gt;"), ("extract_frames.size_px", "64", "224")]
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from test_methods import BLOCKS, METHODS, build, clip_sets
 
-from stages.lib import pair_record, store
-from stages.lib.networks import Backbone
-from stages.lib.training import descent
+from stages.lib.clips import store
+from stages.lib.networks.backbone import Backbone
+from stages.lib.pretraining import pairs
+from stages.lib.training.optimizer import descent
 
 LENGTHS = [20, 30, 25, 40, 16, 22, 35, 28]
 CLIPS = [(frames, label, "train") for frames, label in zip(LENGTHS, ["a", "b", "", "a"] * 2, strict=True)]
@@ -80,7 +81,7 @@ def test_the_pictures_are_what_enters_the_encoders(name, sets, draw, monkeypatch
     model = made(name, sets)
     monkeypatch.setattr(model, "curriculum", dict)      # the end of the run alone
     queried, keyed = listening(model)
-    pictures, table = pair_record.pictures(model, sets[0], draw)
+    pictures, table = pairs.pictures(model, sets[0], draw)
     table = table[table["choice"] == "spread"]
     assert table["example"].nunique() == 8
     for entered, roles in ((queried, QUERIED.get(name, BOTH)), (keyed, KEYED.get(name, []))):
@@ -98,7 +99,7 @@ def test_clip_frames_and_mix_are_those_of_the_picture(name, sets, draw):
     model = made(name, sets, **still(name))
     if name == "ucl":
         model.queue.clip.copy_(torch.arange(len(model.queue.clip)) % 8)
-    pictures, table = pair_record.pictures(model, sets[0], draw)
+    pictures, table = pairs.pictures(model, sets[0], draw)
     data = store.read("us4")
     rows = data.frame_table.set_index(["clip", "frame"])["row"]
     assert len(pictures) == len(table) and pictures.dtype == np.uint8
@@ -116,7 +117,7 @@ def test_clip_frames_and_mix_are_those_of_the_picture(name, sets, draw):
 
 def test_inner_mixing_is_described_with_all_of_its_frames(sets, draw):
     model = made("meta_uscl", sets, mixing="inner", mixing_frames=4, **still("meta_uscl"))
-    pictures, table = pair_record.pictures(model, sets[0], draw)
+    pictures, table = pairs.pictures(model, sets[0], draw)
     first = table[table["example"] == 0].set_index("role")
     alone = {role: float(pictures[row].mean()) for row, role in zip(range(6), first.index, strict=True)}
     for side in MIXED:
@@ -127,7 +128,7 @@ def test_inner_mixing_is_described_with_all_of_its_frames(sets, draw):
 
 @pytest.mark.parametrize("name", ["ucl", "ivpp", "cycle_contrast"])
 def test_the_distance_is_that_of_the_pictured_frames(name, sets, draw):
-    _, table = pair_record.pictures(made(name, sets), sets[0], draw)
+    _, table = pairs.pictures(made(name, sets), sets[0], draw)
     for _, lines in table.groupby("example"):
         frame = lines[lines["role"] != "cross-video negative"].set_index("role")["frames"].astype(int)
         assert (lines["frame_distance"] == abs(frame["positive"] - frame["anchor"])).all()
@@ -139,14 +140,14 @@ def test_the_distance_is_that_of_the_pictured_frames(name, sets, draw):
 def test_negatives_that_a_short_clip_lacks_are_not_pictured(workspace, draw):
     """Of four frames none is more than positive_range, 3, from another one; of 30 there are three."""
     sets = clip_sets(workspace, [(4, "", "train"), (30, "", "train"), (4, "", "train")])
-    _, table = pair_record.pictures(made("ucl", sets), sets[0], draw)
+    _, table = pairs.pictures(made("ucl", sets), sets[0], draw)
     roles = table[table["role"] != "cross-video negative"].groupby("example")["role"].apply(list)
     assert roles.tolist() == [BOTH, BOTH + ["negative 1", "negative 2", "negative 3"], BOTH] * 2
 
 
 def test_frames_of_both_halves_of_a_curriculum_are_pictured(sets, draw):
     """As many negatives as either window allows; other clips are looked for with the queue of the end, and for that alone."""
-    _, table = pair_record.pictures(made("ucl", sets, far_window=[0.6, 0.9], near_window=[0.2, 0.5]), sets[0], draw)
+    _, table = pairs.pictures(made("ucl", sets, far_window=[0.6, 0.9], near_window=[0.2, 0.5]), sets[0], draw)
     counts = table[table["role"] == "anchor"]["choice"].value_counts()
     assert counts.to_dict() == {"halfway": 4, "spread": 8} and table["choice"].iloc[0] == "halfway"
     assert set(table.loc[table["role"] == "cross-video negative", "choice"]) <= {"spread"}
@@ -165,7 +166,7 @@ def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw, mon
     monkeypatch.setattr(model, "curriculum", dict)      # the end of the run alone
     model.queue.clip.copy_(torch.arange(24) % 5 - 1)
     state = draw.get_state()
-    _, table = pair_record.pictures(model, sets[0], draw)
+    _, table = pairs.pictures(model, sets[0], draw)
     draw.set_state(state)
     frames, clips = sets[0].batch(torch.arange(8), model.pick, draw)
     anchors = model.normalised(model.seen(frames, clips, draw)["anchor"])
@@ -194,7 +195,7 @@ def test_the_pairs_that_weigh_least_and_most_are_pictured(sets, draw):
     with torch.no_grad():
         model.weight_network[2].weight.mul_(30)
     state = draw.get_state()
-    _, table = pair_record.pictures(model, sets[0], draw)
+    _, table = pairs.pictures(model, sets[0], draw)
     draw.set_state(state)
     frames, clips = sets[0].batch(torch.arange(8), model.pick, draw)
     with torch.no_grad():
@@ -215,7 +216,7 @@ def test_the_pairs_that_weigh_least_and_most_are_pictured(sets, draw):
 def test_nothing_of_the_model_or_of_other_random_streams_changes(name, sets, draw):
     model = made(name, sets)
     before, stream = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    pictures = [pair_record.pictures(model, sets[0], torch.Generator().manual_seed(3))[0] for _ in range(2)]
+    pictures = [pairs.pictures(model, sets[0], torch.Generator().manual_seed(3))[0] for _ in range(2)]
     assert np.array_equal(*pictures) and torch.equal(stream, torch.get_rng_state())
     assert not any(part.training for part in model.modules())
     assert all(part.track_running_stats for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d))
@@ -227,7 +228,7 @@ def test_nothing_of_the_model_or_of_other_random_streams_changes(name, sets, dra
 def test_chosen_clips_are_spread_over_the_sources(clips, most):
     """As many of each source (one at least, all where there are fewer); every stretch of a source's clips has one."""
     sources = pd.Series(np.random.default_rng(0).permutation(np.repeat([f"s{n}" for n in range(len(clips))], clips)))
-    chosen = pair_record.spread(sources, most)
+    chosen = pairs.spread(sources, most)
     assert len(chosen) == len(set(chosen)) <= max(most, len(clips))
     each = max(1, most // len(clips))
     for number, count in enumerate(clips):
@@ -241,8 +242,8 @@ def test_the_length_of_a_recording_is_from_its_first_to_its_last_frame(sets, tmp
     data = store.read("us4")
     data.frame_table["frame"] = data.frame_table["frame"] * 3 + 5
     pairs = [{"epoch": 2, "index": torch.tensor([3, 0]), "frame_distance": torch.tensor([4, 5])}]
-    pair_record.write(tmp_path / "pairs", pairs, (np.zeros((0, 4, 4), np.uint8), pd.DataFrame(columns=["clip"])), data)
+    pairs.write(tmp_path / "pairs", pairs, (np.zeros((0, 4, 4), np.uint8), pd.DataFrame(columns=["clip"])), data)
     table = pd.read_csv(tmp_path / "pairs/pairs.csv")
-    assert list(table)[:5] == pair_record.FIRST and table["clip"].tolist() == ["source/3.mp4", "source/0.mp4"]
+    assert list(table)[:5] == pairs.FIRST and table["clip"].tolist() == ["source/3.mp4", "source/0.mp4"]
     assert table["clip_frames"].tolist() == [3 * 39 + 1, 3 * 19 + 1] and table["frame_distance"].tolist() == [4, 5]
     assert sorted(path.name for path in (tmp_path / "pairs").iterdir()) == ["pairs.csv", "views.csv", "views.npy"]

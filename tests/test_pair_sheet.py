@@ -14,7 +14,7 @@ from test_report import NASTY, Page, edit, parameters
 from test_report import run as run  # the fixture
 
 from stages import report
-from stages.lib import pair_sheet
+from stages.lib.report import pair_sheet
 
 
 def section():

@@ -42,16 +42,23 @@ def closure(module):
     return found
 
 
+def place(module, code):
+    """What dvc.yaml names for a module: the file itself if it is in `code`, else its folder of `stages`, or room of `lib`."""
+    parts = module.relative_to(ROOT).parts
+    path = "/".join(parts)
+    depth = 3 if parts[1] == "lib" else 2
+    return path if path in code or len(parts) <= depth else "/".join(parts[:depth])
+
+
 def declared(stage):
-    """The code that a stage depends on, its matrix items and the chosen method filled in."""
+    """The code that a stage depends on, its items and the chosen method filled in."""
     choices = {"${item}": PARAMS["extract_frames"]["sources"], "${pretrain.method}": sorted(PARAMS["methods"])}
     for dep in STAGES[stage]["deps"]:
-        names = [dep]
         for key, values in choices.items():
-            names = [name.replace(key, value) for name in names for value in (values if key in name else [""])]
-        for name in names:
-            path = ROOT / name
-            yield from path.glob("*.py") if path.is_dir() and name.startswith("stages") else [path] * (path.suffix == ".py")
+            if dep.startswith("stages/") and key in dep:
+                yield from (dep.replace(key, value) for value in values)
+        if dep.startswith("stages/") and "$" not in dep:
+            yield dep
 
 
 def test_scripts_stages_and_blocks_have_the_same_names():
@@ -60,11 +67,12 @@ def test_scripts_stages_and_blocks_have_the_same_names():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_just_the_code_that_it_imports(stage):
+def test_a_stage_depends_on_just_the_rooms_that_it_imports(stage):
     code = set(declared(stage))
-    plugins = {path for path in code if path.parent.name in ("sources", "methods")}
-    needed = set().union(*(closure(path) for path in {ROOT / f"stages/{stage}.py", *plugins}))
-    assert code == needed
+    scripts = {ROOT / path for path in code if path.endswith(".py")}
+    for path in code & {"stages/sources", "stages/methods", "stages/phantoms"}:
+        scripts |= set((ROOT / path).glob("*.py"))
+    assert code == {place(path, code) for path in set().union(*(closure(path) for path in scripts))}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -83,20 +91,38 @@ def test_every_stage_says_what_it_does(stage):
     assert "reads " in purpose and "writes " in purpose
 
 
+FLOORS = ["params", "revisions", "training", "clips", "networks", "pretraining", "evaluation", "report"]    # of stages/lib
+APART = {("pretraining", "evaluation")}         # rooms of one floor
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way(module):
-    """Scripts → rooms, lib; rooms → lib or themselves; tools → scripts too; lib → lib. Special libraries where HOUSE says."""
-    room = module.parent.name
+def test_imports_go_down(module):
+    """Scripts → methods, sources, lib; methods, sources → lib; tools → scripts too; lib: a room → rooms below it."""
+    parts = module.relative_to(ROOT / "stages").with_suffix("").parts
+    allowed = {"lib": {"lib"}, "methods": {"lib"}, "sources": {"lib"}, "phantoms": {"lib", "phantoms"}}.get(
+        parts[0], {"lib", "sources", "phantoms"} | ({"tools", "script"} if parts[0] == "tools" else set()))
     for path in imported(module):
-        allowed = {"stages": True, "lib": path.parent.name == "lib", "methods": path.parent.name == "lib",
-                   "tools": path.parent.name in ("lib", "tools", "stages")}
-        assert allowed.get(room, path.parent.name in ("lib", room)), path
-    packages = {alias.name.split(".")[0] for node in ast.walk(ast.parse(module.read_text()))
-                if isinstance(node, ast.Import) for alias in node.names}
-    packages |= {node.module.split(".")[0] for node in ast.walk(ast.parse(module.read_text()))
-                 if isinstance(node, ast.ImportFrom)}
-    assert "dvc" not in packages or module.name == "params.py"
-    assert "matplotlib" not in packages or module.name in ("report.py", "figures.py")
+        target = path.relative_to(ROOT / "stages").with_suffix("").parts
+        assert (target[0] if len(target) > 1 else "script") in allowed, path
+        if parts[0] == target[0] == "lib":
+            assert FLOORS.index(target[1]) <= FLOORS.index(parts[1]) and (target[1], parts[1]) not in APART, path
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_special_packages_stay_in_their_rooms(module):
+    tree = list(ast.walk(ast.parse(module.read_text())))
+    packages = {alias.name.split(".")[0] for node in tree if isinstance(node, ast.Import) for alias in node.names}
+    packages |= {node.module.split(".")[0] for node in tree if isinstance(node, ast.ImportFrom)}
+    name = str(module.relative_to(ROOT / "stages"))
+    assert "dvc" not in packages or name in ("lib/params.py", "lib/revisions.py")
+    assert "matplotlib" not in packages or name.startswith("lib/report/")
+
+
+def test_rooms_stay_small():
+    rooms = [path for path in (ROOT / "stages/lib").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert {path.name for path in rooms} == set(FLOORS) - {"params", "revisions"}
+    for room in rooms:
+        assert len(list(room.glob("*.py"))) <= 12, room
 
 
 def test_no_number_is_written_as_yaml_reads_text():

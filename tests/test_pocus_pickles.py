@@ -13,10 +13,10 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from stages import extract_frames
-from stages.lib import number_pickle, store
+from stages.lib.clips import store
+from stages.lib.clips.tasks import groups, task_clips
 from stages.lib.params import UserError
-from stages.lib.tasks import groups, task_clips
-from stages.tools import pocus_pickles
+from stages.tools import number_pickle, pocus_pickles
 
 COUNTS = {1: (4, 2, 5), 2: (1, 3, 4), 3: (6, 2, 2), 4: (2, 2, 7), 5: (3, 1, 4)}     # images of each class in each test part
 

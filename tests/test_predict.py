@@ -12,12 +12,14 @@ import torch
 from test_extract_frames import film, write_images, write_video
 
 from stages import extract_frames
-from stages.lib import checkpoint, overlay, store
-from stages.lib.grad_cam import grad_cam
-from stages.lib.networks import Backbone, Classifier
+from stages.lib.clips import store
+from stages.lib.networks import checkpoint
+from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.grad_cam import grad_cam
 from stages.lib.params import UserError
-from stages.lib.restore import restore, restore_classifier
+from stages.lib.report import overlay
 from stages.tools import predict
+from stages.tools.trained_network import restore, restore_classifier
 
 FACTS = {"task": "lungs", "arch": "resnet18", "classes": ["covid", "regular", "b"], "size_px": 32, "mean": 0.4, "std": 0.2,
          "frame_rate_hz": 5.0, "max_frames_per_clip": 6, "assumed_frame_rate_hz": 20.0, "balanced_accuracy": 0.8125}

@@ -21,10 +21,11 @@ from safetensors.torch import load_file
 from test_methods import BLOCKS, METHODS, small
 
 from stages import pretrain
-from stages.lib import checkpoint, clip_features, pair_record
+from stages.lib.networks import checkpoint, clip_features
 from stages.lib.params import UserError
-from stages.lib.resume import Resume
-from stages.lib.training import descent
+from stages.lib.pretraining import pairs
+from stages.lib.training.optimizer import descent
+from stages.lib.training.resume import Resume
 
 CLIPS = [(3 + number % 4, ["a", "b", ""][number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
 SETTINGS = {"seed": 0, "method": "uscl", "arch": "resnet18", "init": "random", "epochs": 4, "batch_size": 4,
@@ -217,7 +218,7 @@ def test_a_run_that_is_killed_when_it_writes_its_pairs_writes_the_same_ones(us4,
     assert set(files) == {"pairs.csv", "views.csv", "views.npy"}
     shutil.rmtree("reports/pairs")
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(pair_record, "pictures", lambda *_: 1 / 0)
+        patch.setattr(pairs, "pictures", lambda *_: 1 / 0)
         pretrain.main(**settings)
     monkeypatch.setattr(pretrain, "train_epoch", None)
     pretrain.main(**settings)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from test_methods import METHODS, build, clip_sets
 
-from stages.lib import probe
+from stages.lib.pretraining import measures
 
 LABELS = ["a", "b", "c"]
 CLIPS = [(1 + number % 6, LABELS[number % 3], "train") for number in range(36)] + [(2, "", "train")] * 3
@@ -62,7 +62,7 @@ def by_clip(clip_set, frames_of):
 
 def test_alignment_and_uniformity_equal_the_loops(sets, draw):
     model = stub(noise=0.3)
-    measured = probe.measures(model, *sets, draw)
+    measured = measures.measures(model, *sets, draw)
     left, right = ([feature / feature.norm() for feature in model.backbone(model.views.normalise(view)).double()]
                    for view in model.views.seen)  # fmt: skip
     spans = zip(sets[1].first.tolist(), sets[1].clips.count.tolist(), strict=True)
@@ -78,7 +78,7 @@ def test_alignment_and_uniformity_equal_the_loops(sets, draw):
 def test_equal_views_are_aligned_and_antipodes_give_minus_8(workspace, draw):
     """exp(−2 · 2²) of the only pair."""
     train, held_out = clip_sets(workspace, [(3, "", "train"), (3, "", "held_out"), (4, "", "held_out")])
-    measured = probe.measures(stub(by_clip(held_out, [[0.0, 3.0], [0.0, -0.1]])), train, held_out, draw)
+    measured = measures.measures(stub(by_clip(held_out, [[0.0, 3.0], [0.0, -0.1]])), train, held_out, draw)
     assert measured["alignment"] == 0
     assert measured["uniformity"] == pytest.approx(-8, abs=1e-5)
     assert math.isnan(measured["knn_accuracy"])
@@ -86,7 +86,7 @@ def test_equal_views_are_aligned_and_antipodes_give_minus_8(workspace, draw):
 
 def test_equal_features_give_uniformity_0(sets, draw):
     model = stub(lambda frames: torch.ones(len(frames), 4))
-    assert probe.measures(model, *sets, draw)["uniformity"] == pytest.approx(0, abs=1e-6)
+    assert measures.measures(model, *sets, draw)["uniformity"] == pytest.approx(0, abs=1e-6)
 
 
 def test_separable_features_are_told_without_error_and_swapped_ones_never(sets):
@@ -103,7 +103,7 @@ def test_separable_features_are_told_without_error_and_swapped_ones_never(sets):
             except KeyError:
                 return other(frames)
 
-        assert probe.knn_accuracy(stub(either), train, held_out) == accuracy
+        assert measures.knn_accuracy(stub(either), train, held_out) == accuracy
 
 
 def test_knn_accuracy_equals_the_loop(sets):
@@ -123,24 +123,24 @@ def test_knn_accuracy_equals_the_loop(sets):
         votes = Counter(known[place] for place in order)
         correct += [min(votes, key=lambda number: (-votes[number], number)) == label] if label >= 0 else []
     assert len(correct) == 14 and 0 < sum(correct) < 14
-    assert probe.knn_accuracy(model, *sets) == pytest.approx(sum(correct) / 14)
-    assert all(torch.allclose(probe.clip_features(model, part).double(), own, atol=1e-5)
+    assert measures.knn_accuracy(model, *sets) == pytest.approx(sum(correct) / 14)
+    assert all(torch.allclose(measures.clip_features(model, part).double(), own, atol=1e-5)
                for part, own in zip(sets, features, strict=True))  # fmt: skip
 
 
 @pytest.mark.parametrize("unlabelled", ["train", "held_out"])
 def test_no_labels_on_either_side_give_nan(workspace, unlabelled):
     clips = [(2, "" if split == unlabelled else "a", split) for split in ["train"] * 3 + ["held_out"] * 2]
-    assert math.isnan(probe.knn_accuracy(stub(), *clip_sets(workspace, clips)))
+    assert math.isnan(measures.knn_accuracy(stub(), *clip_sets(workspace, clips)))
 
 
 @pytest.mark.parametrize("held_out", [0, 1])
 def test_fewer_than_two_held_out_clips_give_nan(workspace, draw, held_out):
     sets = clip_sets(workspace, [(3, "a", "train")] * 4 + [(3, "a", "held_out")] * held_out)
-    measured = probe.measures(stub(), *sets, draw)
+    measured = measures.measures(stub(), *sets, draw)
     assert math.isnan(measured["alignment"]) and math.isnan(measured["uniformity"])
     assert measured["knn_accuracy"] == 1 if held_out else math.isnan(measured["knn_accuracy"])
-    assert math.isnan(probe.held_out_loss(stub(), sets[1], 2, draw))
+    assert math.isnan(measures.held_out_loss(stub(), sets[1], 2, draw))
 
 
 @pytest.mark.parametrize(("name", "counted"), [("contrastive", 1.0), ("classification", 2.0)])
@@ -151,7 +151,7 @@ def test_the_held_out_loss_is_the_mean_over_clips_of_what_counts(sets, draw, nam
     model.pick = lambda clips, draw: clips.count[:, None] - 1
     model.loss = lambda frames, clips, draw: (2 * clips.index.double().mean(), {name: clips.index.double().mean()})
     expected = counted * sum(sets[1].clips.index.tolist()) / len(sets[1])
-    assert probe.held_out_loss(model, sets[1], batch_size, draw) == pytest.approx(expected)
+    assert measures.held_out_loss(model, sets[1], batch_size, draw) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -159,7 +159,7 @@ def test_the_held_out_loss_is_the_same_again_and_leaves_the_model_as_it_is(sets,
     model = build(name, *sets)
     model.progress = 0.6
     before = copy.deepcopy(model.state_dict()), {key: value.clone() for key, value in model.named_buffers()}
-    losses = [probe.held_out_loss(model, sets[1], 4, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    losses = [measures.held_out_loss(model, sets[1], 4, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2] and math.isfinite(losses[0])
     after = model.state_dict()
     assert after.keys() == before[0].keys() and model.progress == 0.6

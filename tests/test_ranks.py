@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stages import pretrain
-from stages.lib import networks, ranks
-from stages.lib.clip_set import ClipSet
-from stages.lib.networks import Backbone
+from stages.lib.clips.store import read
+from stages.lib.networks import backbone
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
-from stages.lib.resume import Resume
-from stages.lib.store import read
-from stages.lib.training import descent, generator
+from stages.lib.pretraining.clip_set import ClipSet
+from stages.lib.training import distributed
+from stages.lib.training.device import generator
+from stages.lib.training.optimizer import descent
+from stages.lib.training.resume import Resume
 from tests.conftest import write_us4
 
 ROOT = Path(__file__).parents[1]
@@ -51,10 +53,10 @@ def curve(method):
     torch.manual_seed(0)
     train = ClipSet(read("data/us4"), "train", torch.device("cpu"))
     block = BLOCKS[method] | {key: value for key, value in SMALL.items() if key in BLOCKS[method]}
-    backbone = ranks.synchronised(small_backbone())
+    backbone = distributed.synchronised(small_backbone())
     model = pretrain.build(method, {method: block}, {"pipeline": "published"}, backbone, train, train).double()
     optimizer, schedule = descent(model.trained(), 6, **block["optimizer"] | {"name": "sgd", "learning_rate": 0.1})
-    draw, losses, loss_of = generator(0, torch.device("cpu")), [], ranks.loss_of(model)
+    draw, losses, loss_of = generator(0, torch.device("cpu")), [], distributed.loss_of(model)
     for epoch in range(2):
         batches = ((frames.double(), clips) for frames, clips in train.batches(4, model.pick, draw))
         going = {"optimizer": optimizer, "schedule": schedule, "draw": draw, "loss_of": loss_of}
@@ -67,14 +69,14 @@ def parts(clips, dim):
     """How far `everyones` is from the inverse of `own`, and its gradient from that of the sum of all ranks' losses."""
     whole = torch.arange(2.0 * clips).add(1).reshape((clips, 2) if dim == 0 else (2, clips)).double()
     weights = [torch.randn(whole.shape, generator=torch.Generator().manual_seed(rank)).double() for rank in range(2)]
-    with ranks.sharing():
-        ranks.deal(clips)
-        part = ranks.own(whole, dim).clone().requires_grad_()
-        together = ranks.everyones(part.clone(), dim)
+    with distributed.sharing():
+        distributed.deal(clips)
+        part = distributed.own(whole, dim).clone().requires_grad_()
+        together = distributed.everyones(part.clone(), dim)
         (weights[dist.get_rank()] * together**2).sum().backward()
-        gradient = ranks.own(2 * sum(weights) * whole, dim)
+        gradient = distributed.own(2 * sum(weights) * whole, dim)
         sizes = [part.shape[dim], clips // 2 + (clips % 2 if dist.get_rank() == 0 else 0)]
-    alone = torch.equal(ranks.own(whole, dim), whole) and torch.equal(ranks.everyones(whole, dim), whole)
+    alone = torch.equal(distributed.own(whole, dim), whole) and torch.equal(distributed.everyones(whole, dim), whole)
     return {"value": float((together - whole).abs().max()), "gradient": float((part.grad - gradient).abs().max()),
             "size": abs(sizes[0] - sizes[1]), "alone": float(not alone)}
 
@@ -86,18 +88,19 @@ def batch_norm(training):
     nn.init.normal_(theirs.weight)
     nn.init.normal_(theirs.bias)
     nn.init.normal_(theirs.running_mean)
-    ours = ranks.synchronised(nn.Sequential(nn.Sequential(theirs)))[0][0].train(training)
+    ours = distributed.synchronised(nn.Sequential(nn.Sequential(theirs)))[0][0].train(training)
     apart = {"kind": float(type(ours) is nn.BatchNorm2d)}
     for clips in (5, 3):
         image, coefficient = torch.randn(2, clips, 4, 3, 3).double() * 2 + 1
         whole = image.clone().requires_grad_()
         (theirs(whole) * coefficient).sum().backward()
-        with ranks.sharing():
-            part = ranks.own(image).clone().requires_grad_()
+        with distributed.sharing():
+            part = distributed.own(image).clone().requires_grad_()
             out = ours(part)
-            (out * ranks.own(coefficient)).sum().backward()
-            apart[f"output {clips}"] = (out - ranks.own(theirs(whole) if not training else expected(theirs, whole))).abs().max()
-            apart[f"image gradient {clips}"] = (part.grad - ranks.own(whole.grad)).abs().max()
+            (out * distributed.own(coefficient)).sum().backward()
+            wanted = theirs(whole) if not training else expected(theirs, whole)
+            apart[f"output {clips}"] = (out - distributed.own(wanted)).abs().max()
+            apart[f"image gradient {clips}"] = (part.grad - distributed.own(whole.grad)).abs().max()
     for name in ("weight", "bias"):
         gradient = getattr(ours, name).grad.clone()
         dist.all_reduce(gradient)
@@ -162,10 +165,11 @@ import json, os, sys, time
 from pathlib import Path
 import torch
 from stages import pretrain
-from stages.lib import networks, ranks
-from stages.lib.resume import Resume
+from stages.lib.networks import backbone
+from stages.lib.training import distributed
+from stages.lib.training.resume import Resume
 
-networks.autocast = lambda where: torch.autocast("cpu", enabled=False)
+backbone.autocast = lambda where: torch.autocast("cpu", enabled=False)
 
 def noting(function, name):
     def noted(*arguments):
@@ -175,12 +179,12 @@ def noting(function, name):
     return noted
 
 if __name__ == "__main__":
-    ranks.launch("driver")
-    with ranks.group(pretrain.device()):
+    distributed.launch("driver")
+    with distributed.group(pretrain.device()):
         Resume._write = noting(Resume._write, "saved")
         pretrain.write = noting(pretrain.write, "written")
-        noting(ranks.first, "started")()
-        if not ranks.first():
+        noting(distributed.first, "started")()
+        if not distributed.first():
             time.sleep(2)               # the other one is ahead: it must not be taken for a run of before
         pretrain.main(**json.loads(Path("settings.json").read_text()))
 '''
@@ -238,7 +242,7 @@ def test_the_first_process_alone_writes(folder, shared):
 
 def test_the_stage_in_two_processes_begins_as_in_one(shared, workspace, monkeypatch):
     """In single precision: near after a step, of three and two clips; later rounding grows, as the statistics of few do."""
-    monkeypatch.setattr(networks, "autocast", lambda where: torch.autocast("cpu", enabled=False))
+    monkeypatch.setattr(backbone, "autocast", lambda where: torch.autocast("cpu", enabled=False))
     write_us4(workspace / "data/us4", CLIPS)
     pretrain.main(**SETTINGS)
     rows = result(workspace)[1]
@@ -273,10 +277,10 @@ def test_nothing_is_started_without_options(monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
     monkeypatch.delenv("SONOPAIR_TORCHRUN", raising=False)
-    ranks.launch("stages.pretrain")
-    assert not started and ranks.size() == 1 and ranks.first()
+    distributed.launch("stages.pretrain")
+    assert not started and distributed.size() == 1 and distributed.first()
     monkeypatch.setenv("SONOPAIR_TORCHRUN", "--nproc-per-node 8 --rdzv-id 'a b'")
-    ranks.launch("stages.pretrain")
+    distributed.launch("stages.pretrain")
     options = ["torch.distributed.run", "--nproc-per-node", "8", "--rdzv-id", "a b", "-m", "stages.pretrain"]
     assert started == [(sys.executable, [sys.executable, "-m", *options])]
 
@@ -292,7 +296,7 @@ def test_nothing_is_started_without_options(monkeypatch):
 def test_processes_that_cannot_share_are_refused(workspace, monkeypatch, change, processes, sentence):
     """Of eleven clips: batches of four leave three for the last, batches of five one, which joins the batch before."""
     write_us4(workspace / "data/us4", CLIPS)
-    monkeypatch.setattr(ranks, "size", lambda: processes)
+    monkeypatch.setattr(distributed, "size", lambda: processes)
     with pytest.raises(UserError, match=sentence):
         pretrain.main(**SETTINGS | {"methods": SETTINGS["methods"] | {"meta_uscl": BLOCKS["meta_uscl"]}} | change)
 
@@ -300,7 +304,7 @@ def test_processes_that_cannot_share_are_refused(workspace, monkeypatch, change,
 def test_the_state_is_read_by_all_before_one_writes_it(workspace, monkeypatch):
     """Else a slower process would take the first state of a quicker one for that of a run of before."""
     calls = []
-    monkeypatch.setattr(ranks, "wait", lambda: calls.append("wait"))
+    monkeypatch.setattr(distributed, "wait", lambda: calls.append("wait"))
     monkeypatch.setattr(torch, "load", lambda *_, real=torch.load, **named: calls.append("read") or real(*_, **named))
     state = Resume("state", {}, [])
     assert state.load() is None and calls == ["wait"]
@@ -312,7 +316,7 @@ def test_the_state_is_read_by_all_before_one_writes_it(workspace, monkeypatch):
 
 
 if __name__ == "__main__":
-    with ranks.group(torch.device("cpu")):
+    with distributed.group(torch.device("cpu")):
         found = {"curves": {method: curve(method) for method in METHODS}, "train": batch_norm(True), "eval": batch_norm(False),
                  "parts": [parts(clips, dim) for clips in (2, 5, 7) for dim in (0, 1)]}
         Path(f"{dist.get_rank()}.json").write_text(json.dumps(found))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from stages import extract_frames
-from stages.lib import copies, processes, store
-from stages.lib.hashes import hashes
+from stages.lib.clips import copies, store, workers
+from stages.lib.clips.hashes import hashes
 from stages.sources import breast, gallbladder_ba
 
 pytestmark = [
@@ -58,7 +58,7 @@ def test_every_clip_opens_with_the_frames_that_decoding_gives(extracted, source)
     assert len(clips) == CLIPS[source]
     assert not clips["left_out"].any()
     assert (clips["crop"] != "full").all()
-    found = dict(processes.each(decoded, {path: (path,) for path in clips["path"]}, 2))
+    found = dict(workers.each(decoded, {path: (path,) for path in clips["path"]}, 2))
     # of clips with a steady frame rate just as many frames as the POCUS data set's own rule takes
     for clip in clips.itertuples():
         frames, fps = found[clip.path]

@@ -15,7 +15,8 @@ from conftest import write_frame_store
 from sklearn import metrics
 
 from stages import report
-from stages.lib import checkpoint, comparison, scores
+from stages.lib.evaluation import comparison, scores
+from stages.lib.networks import checkpoint
 from stages.lib.params import UserError, require
 from stages.tools import compare
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from stages.lib import scores
-from stages.lib.tasks import groups
+from stages.lib.clips.tasks import groups
+from stages.lib.evaluation import scores
 
 CLASSES = ["covid", "pneumonia", "regular"]
 

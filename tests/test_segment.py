@@ -11,10 +11,11 @@ from conftest import write_frame_store
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from stages import segment
-from stages.lib import checkpoint, masks
-from stages.lib.networks import Backbone
+from stages.lib.evaluation import masks
+from stages.lib.networks import checkpoint
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
-from stages.lib.views import Views
+from stages.lib.training.views import Views
 
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,
          "contrast": 0.0, "mean": 0.5, "std": 0.25}

@@ -14,13 +14,13 @@ from torchvision.transforms import GaussianBlur, RandomAffine, v2
 from torchvision.transforms import functional as operators
 
 from stages import pretrain
-from stages.lib import store
-from stages.lib.clip_set import ClipSet
-from stages.lib.networks import Backbone
+from stages.lib.clips import store
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
-from stages.lib.semantic_views import EDGE, LINEAR, SemanticViews, denoised, gaussian_blur, other_fan, reseen
-from stages.lib.training import descent
-from stages.lib.views import Views, resized_crop
+from stages.lib.pretraining.clip_set import ClipSet
+from stages.lib.training.optimizer import descent
+from stages.lib.training.semantic_views import EDGE, LINEAR, SemanticViews, denoised, gaussian_blur, other_fan, reseen
+from stages.lib.training.views import Views, resized_crop
 
 SEMANTIC = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())["views"]["semantic"]
 TONE = {"mean": 0.5, "std": 0.25}

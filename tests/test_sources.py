@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 from stages.lib.params import UserError
 
 SOURCES = sorted(path.stem for path in Path(catalogue.__file__).parents[1].glob("sources/*.py"))

@@ -5,18 +5,18 @@ import sys
 
 import pytest
 
-from stages.lib import ranks, training
+from stages.lib.training import distributed, optimizer
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Two seconds pass between two looks at the clock."""
     seconds = iter(range(0, 1000, 2))
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(optimizer.time, "monotonic", lambda: next(seconds))
 
 
 def test_a_line_per_epoch_where_the_output_is_no_terminal(clock, capsys):
-    bar = training.Progress("pretrain uscl", epochs=5, done=2)
+    bar = optimizer.Progress("pretrain uscl", epochs=5, done=2)
     for loss in (3.0, 2.5, 0.123456):
         bar.step(loss=loss, held_out_loss=2 * loss)
     assert capsys.readouterr().out.splitlines() == [
@@ -32,7 +32,7 @@ def test_a_bar_with_the_time_left_on_a_terminal(monkeypatch, capsys):
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    bar = training.Progress("pretrain uscl", epochs=2)
+    bar = optimizer.Progress("pretrain uscl", epochs=2)
     bar.bar.mininterval = 0
     bar.step(loss=1.5)
     bar.step(loss=1.25)
@@ -42,7 +42,7 @@ def test_a_bar_with_the_time_left_on_a_terminal(monkeypatch, capsys):
 
 
 def test_only_the_first_process_of_several_speaks(monkeypatch, capsys):
-    monkeypatch.setattr(ranks, "first", lambda: False)
-    training.Progress("pretrain uscl", epochs=1).step(loss=1.0)
+    monkeypatch.setattr(distributed, "first", lambda: False)
+    optimizer.Progress("pretrain uscl", epochs=1).step(loss=1.0)
     out = capsys.readouterr()
     assert out.out == out.err == ""

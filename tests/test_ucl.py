@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from scipy.stats import chisquare
 from test_methods import build, clip_sets
 
-from stages.lib.clip_set import Clips
 from stages.lib.params import UserError
+from stages.lib.pretraining.clip_set import Clips
 
 FAR, NEAR = ("0.2", "0.4"), ("0.03", "0.07")
 WINDOWS = [(0.3, FAR), (1.0, NEAR)]  # progress, and what the negatives' window is then

@@ -9,8 +9,8 @@ from scipy.stats import beta, chisquare, kstest
 from test_losses import nt_xent_loop
 from test_methods import build, clip_sets
 
-from stages.lib import store
-from stages.lib.clip_set import ClipSet
+from stages.lib.clips import store
+from stages.lib.pretraining.clip_set import ClipSet
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms import functional as operators
 
 from stages.lib.params import UserError
-from stages.lib.views import Views, jitter, resized_crop
+from stages.lib.training.views import Views, jitter, resized_crop
 
 SETTINGS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.8,
             "contrast": 0.8, "mean": 0.5, "std": 0.25}

@@ -1,26 +1,54 @@
-"""Parameters of a stage: read what dvc.yaml declares, check it against the stage's main(), call it."""
+"""Parameters of a stage: read what dvc.yaml declares, check it against the annotations of main(), call it."""
 
-import functools
 import inspect
-import os
 import sys
-import types
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Annotated, Any, NotRequired, get_args
 
 import dvc.api
+from annotated_types import Ge, Gt, Le, Len
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
-from dvc.repo.experiments.serialize import ExpState
-from dvc.scm import NoSCM, SCMError
+from dvc.scm import SCMError
 from dvc.stage.exceptions import StageNotFound
-from dvc.utils.serialize import parse_yaml
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
-KINDS = {int: "a whole number", float: "a number", str: "a text", list: "a list", dict: "a mapping", types.NoneType: "null"}
+
+def _ordered(ends: list) -> list:
+    if not ends[0] <= ends[1]:
+        raise PydanticCustomError("ordered", "two numbers, the smaller one first")
+    return ends
+
+
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Span = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]                      # [least, greatest]
+FractionSpan = Annotated[list[Fraction], Len(2, 2), AfterValidator(_ordered)]
+PositiveSpan = Annotated[list[Positive], Len(2, 2), AfterValidator(_ordered)]
+
+# What a value must be, by the type of pydantic's error; for any other type pydantic's own words.
+WORDS = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "string_type": "a text",
+    "bool_type": "true or false", "list_type": "a list", "dict_type": "a mapping", "none_required": "null",
+    "finite_number": "a finite number", "greater_than": "above {gt:g}", "greater_than_equal": "{ge:g} or more",
+    "less_than": "below {lt:g}", "less_than_equal": "{le:g} or less", "literal_error": "{expected}",
+    "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
+}
 
 
 class UserError(Exception):
     """A mistake of the user's: one sentence that names the file or parameter and what to do about it."""
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise UserError(sentence) unless the condition holds."""
+    if not condition:
+        raise UserError(sentence)
 
 
 def run(main: Callable, stage: str, item: str | None = None) -> None:
@@ -35,12 +63,12 @@ def run(main: Callable, stage: str, item: str | None = None) -> None:
     try:
         arguments = {}
         if item:
-            require(len(sys.argv) == 2, f"say which {item}: python -m stages.{stage} <{item}>")
+            require(len(sys.argv) == 2, f"name one {item}: python -m stages.{stage} <{item}>")
             arguments = {item: sys.argv[1]}
-        declared = _declared("@".join([stage, *arguments.values()]))
-        values = declared.pop(stage, {})
-        names = {key: f"{stage}.{key}" for key in values} | {key: key for key in declared}
-        main(**checked(main, values | declared | arguments, names))
+        shared = _declared("@".join([stage, *arguments.values()]))
+        block = shared.pop(stage, {})
+        arguments |= checked(main, shared, "", inspect.signature(main).parameters.keys() - shared.keys())
+        main(**arguments, **checked(main, block, stage, arguments))
     except UserError as error:
         sys.exit(f"error: {error}")
 
@@ -53,84 +81,6 @@ def show() -> dict:
         raise UserError(f"params.yaml cannot be read ({error}); run this in the project's folder") from None
 
 
-def committed() -> dict | None:
-    """All parameters as the commit that is checked out has them; None where there is none: outside git, or before the first."""
-    try:
-        return dvc.api.params_show(rev="HEAD")
-    except (DvcException, SCMError):
-        return None
-
-
-def read(path: str, revision: str) -> str:
-    """The text of a file that git or DVC keeps, as a revision (commit, branch, experiment) has it.
-
-    Args:
-        revision: or `workspace`, for the file as it is.
-
-    Raises:
-        UserError: no such revision, no such file in it, or not in the cache.
-    """
-    try:
-        return _files(revision).read_text(path, encoding="utf-8")
-    except (DvcException, SCMError, OSError) as error:
-        raise UserError(f"{path} cannot be had from {revision} ({error}); `dvc exp show` lists the experiments") from None
-
-
-@functools.cache
-def _files(revision: str) -> dvc.api.DVCFileSystem:
-    """The files of a revision. A copy in which the queue or --temp runs a stage knows no branch and no experiment; the
-    repository that it was copied from, DVC_ROOT, knows them.
-    """
-    if revision == "workspace":
-        return dvc.api.DVCFileSystem()
-    return dvc.api.DVCFileSystem(os.environ.get("DVC_ROOT"), rev=revision)
-
-
-def experiments(revisions: list[str], all_commits: bool) -> list[dict]:
-    """All experiments, the workspace first, then each commit that some derive from: its own results, then theirs.
-
-    Args:
-        revisions: commits, branches, tags; none: HEAD and every commit that has experiments.
-        all_commits: every commit of the branch, too.
-
-    Returns:
-        name, revision, state (done, running, queued, failed), params, metrics, and `lock`: the stages of its dvc.lock, which
-        say what made the metrics, where params.yaml may have been edited since.
-
-    Raises:
-        UserError: no DVC project, no git, no commit, an unknown revision.
-    """
-    try:
-        with Repo() as repo:
-            require(not isinstance(repo.scm, NoSCM) and not repo.scm.no_commits, "experiments need git and a first commit")
-            queue = repo.experiments.celery_queue
-            waiting = [*queue.iter_queued(), *queue.iter_active(), *(failed.entry for failed in queue.iter_failed())]
-            known = [repo.scm.get_rev(), *repo.experiments.ls(all_commits=True), *(entry.baseline_rev for entry in waiting)]
-            bases = list(dict.fromkeys(revisions or known))
-            states = repo.experiments.show(revs=bases, all_commits=all_commits)
-    except (DvcException, SCMError) as error:
-        raise UserError(f"the experiments cannot be listed: {error}") from None
-    found = []
-    for state in states:
-        found.append(_experiment(state, state.name or state.rev[:7], "done"))
-        for run in state.experiments or []:
-            outcome = run.executor.state if run.executor else "success"
-            found.append(_experiment(run.revs[0], run.name or run.revs[0].rev[:7], outcome.replace("success", "done")))
-    return [found[0] | {"name": "workspace"}, *found[1:]]
-
-
-def _experiment(state: ExpState, name: str, outcome: str) -> dict:
-    """What `experiments` returns of one."""
-    data = state.data
-    params = data.params.get("params.yaml", {}).get("data", {}) if data else {}
-    metrics = data.metrics.get("reports/metrics.json", {}).get("data", {}) if data and outcome == "done" else {}
-    try:
-        lock = parse_yaml(read("dvc.lock", state.rev), "dvc.lock").get("stages", {}) if outcome == "done" else {}
-    except UserError:
-        lock = {}
-    return {"name": name, "revision": state.rev, "state": outcome, "params": params, "metrics": metrics, "lock": lock}
-
-
 def _declared(stage: str) -> dict:
     """The parameters that dvc.yaml declares for the stage."""
     try:
@@ -139,46 +89,57 @@ def _declared(stage: str) -> dict:
         raise UserError(f"dvc.yaml has no stage {stage}; `dvc stage list` shows all, params.yaml lists their items") from None
 
 
-def checked(function: Callable, values: dict, names: dict[str, str]) -> dict:
-    """Return `values` if they are just the keyword arguments of `function`, each of its annotated type.
+def from_params(target: Callable, block: dict, name: str, **given: Any) -> Any:
+    """Call `target` (a class or function) with the keys of a params block as keyword arguments.
 
     Args:
-        function: a function or class with annotated arguments.
-        values: argument → value.
-        names: argument → its full name in params.yaml, for the sentence that the user reads.
+        target: its arguments are annotated with the types and ranges of the keys.
+        block: a block of params.yaml.
+        name: of the block, for the sentence that the user reads: `finetune.views`.
+        given: arguments that do not come from the block.
 
     Raises:
-        UserError: an unknown key, a missing key, or a value of another type.
+        UserError: the block is no mapping, an unknown key, a missing key, or a value that is not of its key's type or range.
     """
-    expected = {
-        key: parameter.annotation
-        for key, parameter in inspect.signature(function).parameters.items()
-        if key in values or parameter.default is parameter.empty
-    }
-    for key in values.keys() - expected.keys():
-        raise UserError(f"params.yaml: {names.get(key, key)} is not a parameter; choose from {', '.join(sorted(expected))}")
-    for key in expected.keys() - values.keys():
-        raise UserError(f"params.yaml: {key} is missing ({function.__module__} needs it)")
-    for key, value in values.items():
-        if not _is_a(value, expected[key]):
-            kinds = " or ".join(KINDS.get(kind, str(kind)) for kind in typing.get_args(expected[key]) or [expected[key]])
-            raise UserError(f"params.yaml: {names.get(key, key)} is {value!r}; it must be {kinds}")
-    return values
+    return target(**given, **checked(target, block, name, given))
 
 
-def _is_a(value, annotation) -> bool:
-    """Whether a YAML value has the annotated type; whole numbers are also numbers, truth values are not."""
-    if annotation is inspect.Parameter.empty:
-        return True
-    if isinstance(annotation, types.UnionType):
-        return any(_is_a(value, choice) for choice in typing.get_args(annotation))
-    kind = typing.get_origin(annotation) or annotation
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
+def checked(target: Callable, block: dict, name: str, given: Mapping | set = frozenset()) -> dict:
+    """The keyword arguments that `target` takes from a params block. Arguments and errors as in `from_params`."""
+    require(isinstance(block, dict), f"params.yaml: {name} is {block!r}; it must be a mapping")
+    fields = {}
+    for key, argument in inspect.signature(target).parameters.items():
+        if key not in given:
+            kind = Any if argument.annotation is argument.empty else argument.annotation
+            fields[key] = kind if argument.default is argument.empty else NotRequired[kind]
+    rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    try:
+        return TypeAdapter(with_config(rules)(TypedDict("Block", fields))).validate_python(block)
+    except ValidationError as error:
+        raise UserError("params.yaml: " + _sentence(error.errors(), block, name, fields)) from None
 
 
-def require(condition: bool, sentence: str) -> None:
-    """Raise UserError(sentence) unless the condition holds."""
-    if not condition:
-        raise UserError(sentence)
+def _sentence(errors: list[dict], block: dict, name: str, fields: dict[str, Any]) -> str:
+    """The first mistake in plain words: which key, its value, and what it must be."""
+    path, value = _place(errors[0]["loc"], block)
+    full = ".".join(filter(None, [name, *map(str, path)]))
+    if errors[0]["type"] == "missing":
+        return f"{full} is missing"
+    if errors[0]["type"] == "extra_forbidden":
+        return f"{full} is not a parameter; choose from {', '.join(sorted(fields))}"
+    same = [error for error in errors if _place(error["loc"], block)[0] == path]
+    kinds = [WORDS.get(error["type"], error["msg"]).format(**error.get("ctx", {})) for error in same]
+    if len(path) == 1 and NoneType in get_args(fields[path[0]]):
+        kinds.append("null")
+    return f"{full} is {value!r}; it must be {' or '.join(dict.fromkeys(kinds))}"
+
+
+def _place(location: tuple, block: dict) -> tuple[list, Any]:
+    """The keys that lead to a mistake, without pydantic's marks of a union's branches, and the value there."""
+    path, value = [], block
+    for key in location:
+        inside = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int)
+        if inside or not path:
+            path.append(key)
+            value = value.get(key) if isinstance(value, dict) else value[key]
+    return path, value

@@ -5,11 +5,12 @@ import math
 import torch
 from torch import nn
 
-from stages.lib.clip_set import Clips, ClipSet
-from stages.lib.method import ContrastiveMethod
-from stages.lib.momentum import KeyEncoder
-from stages.lib.networks import Backbone, mlp, unit
-from stages.lib.views import Views
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.heads import mlp, unit
+from stages.lib.pretraining.clip_set import Clips, ClipSet
+from stages.lib.pretraining.method import ContrastiveMethod
+from stages.lib.pretraining.momentum import KeyEncoder
+from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):

@@ -5,13 +5,14 @@ arXiv 2105.06463).
 import torch
 from torch import nn
 
-from stages.lib.clip_set import Clips, ClipSet, choose
-from stages.lib.losses import info_nce
-from stages.lib.method import ContrastiveMethod
-from stages.lib.momentum import KeyEncoder, Queue
-from stages.lib.networks import Backbone, projection_head, unit
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.heads import projection_head, unit
 from stages.lib.params import require
-from stages.lib.views import Views
+from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
+from stages.lib.pretraining.losses import info_nce
+from stages.lib.pretraining.method import ContrastiveMethod
+from stages.lib.pretraining.momentum import KeyEncoder, Queue
+from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import torch
 
-from stages.lib.clip_set import Clips, ClipSet, choose
-from stages.lib.losses import barlow_twins, nt_xent, vicreg
-from stages.lib.method import ContrastiveMethod
-from stages.lib.networks import Backbone, mlp, projection_head, unit
-from stages.lib.params import checked, require
-from stages.lib.views import Views
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.heads import mlp, projection_head, unit
+from stages.lib.params import from_params, require
+from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
+from stages.lib.pretraining.losses import barlow_twins, nt_xent, vicreg
+from stages.lib.pretraining.method import ContrastiveMethod
+from stages.lib.training.views import Views
 
 
 class Simclr(NamedTuple):
@@ -68,11 +69,10 @@ class Method(ContrastiveMethod):
         choices = ", ".join(OBJECTIVES)
         require(objective in OBJECTIVES, f"params.yaml: methods.ivpp.objective is {objective!r}; choose from {choices}")
         for name, block in {"simclr": simclr, "vicreg": vicreg, "barlow_twins": barlow_twins}.items():
-            kind, names = OBJECTIVES[name], {key: f"methods.ivpp.{name}.{key}" for key in block}
-            checked(kind, block, names)
+            settings = from_params(OBJECTIVES[name], block, f"methods.ivpp.{name}")
             self.require_positive(**{f"{name}.{key}": value for key, value in block.items() if key != "weighted"})
             if name == objective:
-                self.settings = kind(**block)
+                self.settings = settings
         width, feature = self.settings.embedding_width, backbone.feature_width
         head = projection_head(feature, feature, width) if objective == "simclr" else mlp(feature, width, width, width)
         self.projection_head = head

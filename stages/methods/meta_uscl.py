@@ -5,15 +5,16 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from stages.lib import ranks
-from stages.lib.clip_set import Clips, ClipSet, choose
-from stages.lib.forward_mode import Recorded, tangents
-from stages.lib.losses import nt_xent, nt_xent_terms
-from stages.lib.method import ContrastiveMethod, View
-from stages.lib.networks import Backbone, projection_head, unit
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.forward_mode import Recorded, tangents
+from stages.lib.networks.heads import projection_head, unit
 from stages.lib.params import require
-from stages.lib.training import random_state, set_random_state
-from stages.lib.views import Views
+from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
+from stages.lib.pretraining.losses import nt_xent, nt_xent_terms
+from stages.lib.pretraining.method import ContrastiveMethod, View
+from stages.lib.training import distributed
+from stages.lib.training.device import random_state, set_random_state
+from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):
@@ -54,7 +55,7 @@ class Method(ContrastiveMethod):
         meta_every: int,
     ):
         super().__init__(backbone, clip_set, views)
-        require(ranks.size() == 1, "meta_uscl trains in one process (its meta step does not cross processes); unset "
+        require(distributed.size() == 1, "meta_uscl trains in one process (its meta step does not cross processes); unset "
                 "SONOPAIR_TORCHRUN")
         block = "params.yaml: methods.meta_uscl"
         require(mixing in ("standard", "inner"), f"{block}.mixing is {mixing!r}; choose from standard, inner")

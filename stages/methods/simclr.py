@@ -2,11 +2,12 @@
 
 import torch
 
-from stages.lib.clip_set import Clips, ClipSet
-from stages.lib.losses import nt_xent
-from stages.lib.method import ContrastiveMethod
-from stages.lib.networks import Backbone, projection_head, unit
-from stages.lib.views import Views
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.heads import projection_head, unit
+from stages.lib.pretraining.clip_set import Clips, ClipSet
+from stages.lib.pretraining.losses import nt_xent
+from stages.lib.pretraining.method import ContrastiveMethod
+from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):

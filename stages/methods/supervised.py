@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.lib.clip_set import Clips, ClipSet
-from stages.lib.method import ContrastiveMethod, View
-from stages.lib.networks import Backbone
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import require
-from stages.lib.views import Views
+from stages.lib.pretraining.clip_set import Clips, ClipSet
+from stages.lib.pretraining.method import ContrastiveMethod, View
+from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.lib import ranks
-from stages.lib.clip_set import Clips, ClipSet, choose
-from stages.lib.losses import nt_xent
-from stages.lib.method import ContrastiveMethod, View
-from stages.lib.networks import Backbone, projection_head, unit
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.heads import projection_head, unit
 from stages.lib.params import require
-from stages.lib.views import Views
+from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
+from stages.lib.pretraining.losses import nt_xent
+from stages.lib.pretraining.method import ContrastiveMethod, View
+from stages.lib.training import distributed
+from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):
@@ -73,7 +74,7 @@ class Method(ContrastiveMethod):
             frames: x1, x2 (the anchor), x3 of each clip, [B, 3, 1, H, W].
         """
         first, anchor, third = self.augment(frames, clips, generator).unbind(1)                 # B x 1 x H x W each
-        mixing = ranks.own(self.mixing(clips, generator)).to(frames.dtype)
+        mixing = distributed.own(self.mixing(clips, generator)).to(frames.dtype)
         mixed = {"left": View(torch.lerp(anchor, first, mixing), (0, 1), mixing.flatten(1)),
                  "right": View(torch.lerp(anchor, third, mixing), (2, 1), mixing.flatten(1))}
         return {"first": View(first, (0,)), "anchor": View(anchor, (1,)), "third": View(third, (2,))} | mixed

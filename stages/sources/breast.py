@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 from stages.lib.params import UserError, require
 
 TITLE = "BUSI, and UDIAT (Dataset B): breast images with masks of the lesions"

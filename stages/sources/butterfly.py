@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 
 TITLE = "Butterfly: lung clips of the Butterfly Network's public COVID-19 gallery, one of the four sets of US-4"
 LICENCE = "not stated; ask Butterfly Network before you share them"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 
 TITLE = "CLUST: liver sequences of the Challenge on Liver Ultrasound Tracking, one of the four sets of US-4"
 LICENCE = "rules of the challenge: for taking part in it only, not to be passed on; for other use ask the organisers"

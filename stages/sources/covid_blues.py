@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 
 TITLE = "COVID-BLUES: lung videos of 63 patients by the BLUE protocol, Maastricht University Medical Center"
 LICENCE = "CC BY-NC-ND 4.0"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 from stages.lib.params import UserError
 
 TITLE = "Custom: clips of your own"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 
 TITLE = "GBUSV (videos) and GBCU (images) of normal, benign and malignant gallbladders, PGIMER Chandigarh"
 LICENCE = "not stated; on request to the authors"

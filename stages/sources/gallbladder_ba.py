@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 
 TITLE = "Gallbladder BA: images of infants' gallbladders, with biliary atresia or without"
 LICENCE = "MIT"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 
 TITLE = "Liver Fibrosis: liver clips by stage of fibrosis, one of the four sets of US-4"
 LICENCE = "not stated; ask the authors"

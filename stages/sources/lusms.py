@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 
 TITLE = "COVID19-LUSMS: lung clips of COVID-19 patients by finding, one of the four sets of US-4"
 LICENCE = "not stated; ask the authors"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib import catalogue
+from stages.lib.clips import catalogue
 from stages.lib.params import UserError
 
 TITLE = "POCUS: lung videos of COVID-19, pneumonia and healthy lungs, from many public places"

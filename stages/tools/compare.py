@@ -11,9 +11,9 @@ import sys
 
 import pandas as pd
 
-from stages.lib.comparison import compare, predictions
+from stages.lib.evaluation.comparison import compare, predictions
+from stages.lib.evaluation.scores import by_seed
 from stages.lib.params import UserError, show
-from stages.lib.scores import by_seed
 
 
 def main(first: str, second: str, tasks: list[str]) -> None:

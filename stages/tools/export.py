@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stages.lib.networks import Classifier
+from stages.lib.networks.backbone import Classifier
 from stages.lib.params import UserError, require
-from stages.lib.restore import restore
+from stages.tools.trained_network import restore
 
 
 class Grey(nn.Module):

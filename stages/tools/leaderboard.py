@@ -15,11 +15,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from stages.lib.comparison import against_best, balanced_accuracies, class_names, predictions
-from stages.lib.experiments import Configuration, chosen, configurations, differences, same_clips
-from stages.lib.page import render
-from stages.lib.params import UserError, experiments, require, show
-from stages.lib.scores import bootstrap_interval, by_seed
+from stages.lib.evaluation.comparison import against_best, balanced_accuracies, class_names, predictions
+from stages.lib.evaluation.scores import bootstrap_interval, by_seed
+from stages.lib.params import UserError, require, show
+from stages.lib.report.page import render
+from stages.lib.revisions import experiments
+from stages.tools.experiments import Configuration, chosen, configurations, differences, same_clips
 
 NUMBERS = ("balanced_accuracy", "sd", "low", "high", "frame_accuracy", "published_protocol_accuracy", "difference_to_best",
            "difference_low", "difference_high")

@@ -1,7 +1,7 @@
 """The published folds of POCUS as clips: `python -m stages.tools.pocus_pickles <folder> [<target>]`
 
 reads   <folder>/covid_data1.pkl … covid_data5.pkl of USCL: (X_train, y_train, X_test, y_test), X uint8 [N, 3, H, W], y 0 COVID,
-        1 pneumonia, 2 regular; arrays of numbers only, a pickle with anything else is refused (stages/lib/number_pickle.py)
+        1 pneumonia, 2 regular; arrays of numbers only, a pickle with anything else is refused (stages/tools/number_pickle.py)
 writes  <target>/fold1/0000.png …, the images of the five test parts, and <target>/clips.csv, for the source `custom`
         (data/raw/custom, if no target is named)
 
@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from stages.lib import number_pickle, store
+from stages.lib.clips import store
 from stages.lib.params import UserError, require
+from stages.tools import number_pickle
 
 FOLDS = range(1, 6)
 CLASSES = ("covid", "pneumonia", "regular")

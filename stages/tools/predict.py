@@ -19,12 +19,14 @@ import pandas as pd
 import torch
 
 from stages.extract_frames import extract_all
-from stages.lib import catalogue, checkpoint, overlay, store
-from stages.lib.grad_cam import grad_cam
-from stages.lib.networks import Classifier
+from stages.lib.clips import catalogue, store
+from stages.lib.networks import checkpoint
+from stages.lib.networks.backbone import Classifier
+from stages.lib.networks.grad_cam import grad_cam
 from stages.lib.params import UserError, require
-from stages.lib.restore import restore_classifier
-from stages.lib.training import device
+from stages.lib.report import overlay
+from stages.lib.training.device import device
+from stages.tools.trained_network import restore_classifier
 
 NOTE = "for research only, not for diagnosis"
 EXTRACTION = ("frame_rate_hz", "max_frames_per_clip", "assumed_frame_rate_hz", "size_px")

@@ -21,7 +21,6 @@ from statistics import median
 import cv2
 
 from stages import extract_frames
-from stages.lib import processes
 from stages.sources import pocus
 
 
@@ -35,7 +34,7 @@ def bare(path: str, options: list[int]) -> int:
 
 
 def bare_loop(paths: list[str], workers: int, options: list[int]) -> None:
-    sum(frames for _, frames in processes.each(bare, {path: (path, options) for path in paths}, workers))
+    sum(frames for _, frames in workers.each(bare, {path: (path, options) for path in paths}, workers))
 
 
 def extraction(workers: int) -> None:

@@ -12,13 +12,14 @@ import pandas as pd
 import torch
 
 from stages import pretrain
-from stages.lib import store
-from stages.lib.clip_set import ClipSet
-from stages.lib.fine_tuning import Frames, Recipe, fit, predict
-from stages.lib.networks import Backbone, Classifier
-from stages.lib.probe import held_out_loss
-from stages.lib.training import descent, generator
-from stages.lib.views import Views
+from stages.lib.clips import store
+from stages.lib.evaluation.fine_tuning import Frames, Recipe, fit, predict
+from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.pretraining.clip_set import ClipSet
+from stages.lib.pretraining.measures import held_out_loss
+from stages.lib.training.device import generator
+from stages.lib.training.optimizer import descent
+from stages.lib.training.views import Views
 
 SIZE_PX, BATCH = 224, 32
 US4_CLIPS, US4_FRAMES, US4_EPOCHS = 1051, 23231, 300            # Chen et al. 2021

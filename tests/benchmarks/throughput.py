@@ -35,12 +35,14 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 
 from stages import pretrain
-from stages.lib import store
-from stages.lib.clip_set import ClipSet
-from stages.lib.losses import nt_xent
-from stages.lib.networks import Backbone, projection_head, unit
-from stages.lib.processes import workers
-from stages.lib.training import descent, device, generator, set_learning_rate
+from stages.lib.clips import store
+from stages.lib.clips.workers import workers
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.heads import projection_head, unit
+from stages.lib.pretraining.clip_set import ClipSet
+from stages.lib.pretraining.losses import nt_xent
+from stages.lib.training.device import device, generator
+from stages.lib.training.optimizer import descent, set_learning_rate
 from tests.benchmarks import published_scale
 
 ROOT = Path(__file__).parents[2]

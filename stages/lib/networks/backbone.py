@@ -1,0 +1,99 @@
+"""Networks: any torchvision classifier as a backbone for grey frames, and the classifier on it."""
+
+import torch
+import torchvision
+from torch import nn
+
+from stages.lib.params import UserError, require
+from stages.lib.training import distributed
+
+
+def autocast(where: torch.device) -> torch.autocast:
+    """bfloat16 where the hardware computes in it (twice as fast as single precision on both), else single precision."""
+    capable = torch.cuda.is_bf16_supported() if where.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=capable)
+
+
+class Backbone(nn.Module):
+    """A torchvision classifier without its last linear layer: grey frames [N, 1, H, W] → features [N, feature_width].
+
+    k views of each of a step's clips, [k, B, 1, H, W], or [B, k, 1, H, W] with `dim` 0, give [k · B, feature_width] in that
+    order: under torchrun each rank brings its own clips and gets the features of all.
+
+    The network keeps torchvision's three input channels and key names, so that its weights go to and fro unchanged;
+    a grey frame is shown to all three. It computes in bfloat16 where the hardware does; its features, and so heads and losses,
+    are in the precision of its weights.
+
+    Raises:
+        UserError: `arch` is no classifier of torchvision, or one that does not end in a linear layer.
+    """
+
+    def __init__(self, arch: str):
+        super().__init__()
+        choices = torchvision.models.list_models(module=torchvision.models)
+        require(arch in choices, f"params.yaml: pretrain.arch is {arch!r}; choose from {', '.join(choices)}")
+        self.arch = arch
+        self.network = torchvision.models.get_model(arch, weights=None)
+        names = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
+        if not names or getattr(self.network, "aux_logits", False):
+            raise UserError(f"params.yaml: pretrain.arch {arch!r} does not end in one linear layer; choose another")
+        self.feature_width = self.network.get_submodule(names[-1]).in_features
+        self.classifier = names[-1]         # the layer that is taken off, as torchvision names it
+        self.network.set_submodule(self.classifier, nn.Identity())
+        self.network.to(memory_format=torch.channels_last)
+
+    def forward(self, frames: torch.Tensor, dim: int = 1) -> torch.Tensor:
+        three = frames.flatten(0, -4).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)   # N x 3 x H x W
+        with autocast(frames.device):
+            feature = self.network(three)                                                       # N x F
+        feature = feature.float() if feature.dtype == torch.bfloat16 else feature
+        if frames.dim() == 4:
+            return feature
+        return distributed.everyones(feature.unflatten(0, frames.shape[:2]), dim).flatten(0, 1)
+
+    def train_only(self, part: str, key: str = "finetune.trainable") -> None:
+        """Freeze all but `part`: last_block, head (what stands on the backbone: nothing of it) or all.
+
+        Args:
+            key: of `part` in params.yaml, for the sentence that the user reads.
+        """
+        parts = {"head": nn.Identity(), "last_block": self.last_block(), "all": self}
+        require(part in parts, f"params.yaml: {key} is {part!r}; choose from {', '.join(parts)}")
+        self.requires_grad_(False)
+        parts[part].requires_grad_(True)
+
+    def last_block(self) -> nn.Module:
+        """The last block of layers before the classifier: `layer4[1]` of ResNet-18, `features[-1]` of EfficientNet."""
+        head = self.classifier.partition(".")[0]
+        children = [child for name, child in self.network.named_children() if name != head and _has_weights(child)]
+        while True:
+            block = children[-1]
+            children = [child for child in block.children() if _has_weights(child)]
+            leaves = not any(list(child.children()) for child in children)
+            if leaves or not isinstance(block, nn.Sequential):
+                return block
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+class Classifier(nn.Module):
+    """A backbone and one linear layer: grey frames [B, 1, H, W] → logits [B, classes]."""
+
+    def __init__(self, backbone: Backbone, classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.linear = nn.Linear(backbone.feature_width, classes)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.backbone(frames))
+
+    def train_only(self, part: str) -> None:
+        """Freeze the backbone but for `part`: last_block, head (nothing of it) or all; what is frozen builds no graph."""
+        self.backbone.train_only(part)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole network under torchvision's key names, the linear layer being the classifier that it ends in."""
+        last = {f"{self.backbone.classifier}.{key}": value for key, value in self.linear.state_dict().items()}
+        return self.backbone.network.state_dict() | last

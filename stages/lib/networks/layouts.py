@@ -1,0 +1,62 @@
+"""How others name the weights of a backbone in their files, and what else they keep there.
+
+torchvision        conv1.weight …; a new head may stand in the classifier's place
+USCL, Meta-USCL    features.0.weight …: the network's parts by number; beside them the heads l1, l2, fc…, linear
+MoCo, UCL          encoder_q.conv1.weight …: torchvision's names; beside them encoder_k, queues, heads of the cycle
+
+Each may stand below `state_dict` or `model`, beside epoch, optimizer and the like, and with `module.` before each name, which
+DataParallel adds.
+"""
+
+import re
+from collections import Counter
+
+import torch
+
+from stages.lib.networks.backbone import Backbone
+from stages.lib.params import require
+
+WRAPPERS = ("state_dict", "model")
+NUMBERED = "features."
+NUMBERED_BESIDE = r"(l1|l2|fc\d*|linear)\."
+QUERY = "encoder_q."
+QUERY_BESIDE = r"(encoder_k|[qk]_cycle_fc)\.|(negative_)?queue|(neg_vecs_labels|label_ptr|negatives)$"
+
+
+def unwrapped(content: object) -> tuple[object, list[str]]:
+    """The tensors by name of a checkpoint that keeps them below one key, and the names of what lies beside them."""
+    held = content if isinstance(content, dict) else {}
+    inside = next((key for key in WRAPPERS if isinstance(held.get(key), dict)), None)
+    return (held[inside], [str(key) for key in held if key != inside]) if inside else (content, [])
+
+
+def translated(state: dict[str, torch.Tensor], backbone: Backbone, name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors under torchvision's names, and the names of those that the layout is known to have beside the backbone.
+
+    Raises:
+        UserError: a key that the layout does not have, named with the file's `name`.
+    """
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    children = [child for child, _ in backbone.network.named_children()]
+    prefix, beside, names = "", re.escape(backbone.classifier) + r"\.", {}
+    if any(key.startswith(QUERY) for key in state):
+        prefix, beside = QUERY, rf"{re.escape(QUERY)}{beside}|{QUERY_BESIDE}"
+    elif "features" not in children and any(key.startswith(NUMBERED) for key in state):
+        prefix, beside, names = NUMBERED, NUMBERED_BESIDE, {str(number): child for number, child in enumerate(children)}
+    dropped = [key for key in state if re.match(beside, key)]
+    kept = [key for key in state if key not in set(dropped)]
+    unknown = [key for key in kept if not key.startswith(prefix)]
+    require(not unknown, f"{name} does not fit {backbone.arch}: it has an unknown key, {', '.join(unknown[:3])} "
+            f"({len(unknown)} in all)")
+    given = {}
+    for key in kept:
+        part, dot, rest = key.removeprefix(prefix).partition(".")
+        given[names.get(part, part) + dot + rest] = state[key]
+    return given, dropped
+
+
+def summary(names: list[str]) -> str:
+    """Names, those of one module as one with their number: `encoder_k (122), fc (4), queue (1)`."""
+    stems = Counter(name.removeprefix(QUERY).partition(".")[0] for name in names)
+    return ", ".join(f"{stem} ({count})" for stem, count in sorted(stems.items()))

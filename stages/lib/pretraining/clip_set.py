@@ -1,0 +1,136 @@
+"""Clips of the pretraining set with their frames on the device, and the batches that an epoch draws from them."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from stages.lib.clips.store import FAN, Store
+from stages.lib.training import distributed
+from stages.lib.training.device_frames import Frames
+
+
+class Clips(NamedTuple):
+    """What a method may know of the B clips of a step, tensors on the device."""
+
+    index: torch.Tensor     # [B] row of the clip in clips.csv, whatever its split
+    count: torch.Tensor     # [B] frames of the clip in the store
+    label: torch.Tensor     # [B] pooled class, −1 where unlabelled
+    fps: torch.Tensor       # [B] frames a second of the recording, NaN where unknown
+    number: torch.Tensor    # numbers of the frames within the recording: when picking, of all [B, longest], −1 beyond the
+                            # last; in a loss, of those picked [B, k]
+
+    def take(self, chosen: torch.Tensor) -> "Clips":
+        """Some of the clips, by their places, in that order."""
+        return Clips(*(values[chosen] for values in self))
+
+
+class ClipSet:
+    """The clips of one split; picking their frames (`lib/training/device_frames.py`) is index arithmetic on the device.
+
+    Args:
+        store: the assembled set (`data/us4`); its clip table has columns first, frames, pooled_class, fps, split, its frame
+            table has the column frame, the number within the recording.
+        split: train or held_out.
+        device: where the frames go.
+    """
+
+    def __init__(self, store: Store, split: str, device: torch.device):
+        table = store.clip_table
+        self.classes = sorted(set(table["pooled_class"]) - {""})
+        self.table, self.rows = table[table["split"] == split], len(table)
+        spans = zip(self.table["first"], self.table["frames"], strict=True)
+        rows = torch.cat([torch.arange(first, first + frames) for first, frames in spans] or [torch.arange(0)])
+        self.frames = Frames(torch.from_numpy(store.frames[rows.numpy()]).unsqueeze(1), device) # N x 1 x H x W
+        count = torch.tensor(self.table["frames"].to_numpy(), dtype=torch.long)
+        number = torch.full((len(count), int(count.max()) if len(count) else 0), -1)
+        within = torch.arange(number.shape[1]) < count[:, None]
+        number[within] = torch.tensor(store.frame_table["frame"].to_numpy()[rows.numpy()])
+        self.first = (count.cumsum(0) - count).to(device)                                       # row of a clip's first frame
+        numbers = {name: number for number, name in enumerate(self.classes)} | {"": -1}
+        fan = table.reindex(columns=FAN).to_numpy(dtype="float32")
+        self.fan = torch.tensor(fan, device=device)                 # [rows of clips.csv, 5], NaN where unknown
+        self.clips = Clips(
+            index=torch.tensor(self.table.index, dtype=torch.long, device=device),
+            count=count.to(device),
+            label=torch.tensor([numbers[name] for name in self.table["pooled_class"]], dtype=torch.long, device=device),
+            fps=torch.tensor(self.table["fps"].to_numpy(dtype="float32"), device=device),
+            number=number.to(device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def batches(
+        self,
+        batch_size: int,
+        pick: Callable[[Clips, torch.Generator], torch.Tensor],
+        generator: torch.Generator,
+        steps: int | None = None,
+    ) -> Iterator[tuple[torch.Tensor, Clips]]:
+        """Shuffled batches of an epoch: every clip once, or as many full batches as `steps` says.
+
+        Args:
+            batch_size: clips per step; without `steps` the last batch may have fewer, or one more: a clip that would be left
+                alone, with nothing to contrast with, joins the batch before.
+            pick: the method's choice of frames, numbers within the clip [B, k].
+            generator: of shuffling and picking.
+
+        Yields:
+            frames, float in 0…1, [B, k, 1, H, W], and what is known of their clips, `number` of the picked frames. Under
+            torchrun the frames are those of this rank's part of the clips.
+        """
+        self.frames.catch_up()
+        wanted = len(self) if steps is None else steps * batch_size
+        rounds = -(-wanted // len(self))
+        order = torch.cat([torch.randperm(len(self), generator=generator, device=generator.device) for _ in range(rounds)])
+        *batches, last = order[:wanted].split(batch_size)
+        if len(last) == 1 and batches:
+            last = torch.cat([batches.pop(), last])
+        for chosen in [*batches, last]:
+            distributed.deal(len(chosen))
+            with self.frames.beside() as loaded:
+                frames, clips = self.batch(chosen, pick, generator)
+                loaded += [frames, *clips]
+            yield frames, clips
+
+    def batch(
+        self, chosen: torch.Tensor, pick: Callable[[Clips, torch.Generator], torch.Tensor], generator: torch.Generator
+    ) -> tuple[torch.Tensor, Clips]:
+        """The clips at these places [B], as `batches` yields them."""
+        clips = self.clips.take(chosen)
+        picked = pick(clips, generator)                                                         # B x k
+        frames = self.frames[distributed.own(self.first[chosen, None] + picked)]
+        return frames, clips._replace(number=clips.number.gather(1, picked))
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of an epoch that visits every clip once."""
+        return max(1, len(self) // batch_size + (len(self) % batch_size > 1))
+
+    def without_labels(self, fraction: float) -> torch.Tensor:
+        """Which clips must pass for unlabelled so that `fraction` of each class's labels are left, [rows of clips.csv] bool.
+
+        Drawn from torch's default stream, which the run's seed sets. Clips of other splits are not touched.
+        """
+        hidden = torch.zeros(self.rows, dtype=torch.bool)
+        for number in range(len(self.classes)):
+            labelled = self.clips.index[self.clips.label == number].cpu()
+            hidden[labelled[torch.randperm(len(labelled))[round(fraction * len(labelled)) :]]] = True
+        return hidden
+
+
+def choose(candidates: torch.Tensor, number: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct places at random, in random order, among those that are candidates.
+
+    Args:
+        candidates: [B, L] bool.
+        number: how many places of each row.
+
+    Returns:
+        The places [B, number], and which of them are candidates: all, unless a row has too few.
+    """
+    keys = torch.rand(len(candidates), max(number, candidates.shape[1]), generator=generator, device=generator.device)
+    keys[:, : candidates.shape[1]].masked_fill_(~candidates, -1)
+    keys[:, candidates.shape[1] :] = -1
+    found = keys.topk(number)
+    return found.indices, found.values >= 0

@@ -1,0 +1,28 @@
+"""The device that a stage computes on, and the random streams on it."""
+
+import os
+
+import torch
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU; SONOPAIR_DEVICE overrides. Under torchrun each process has its own GPU."""
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return torch.device(os.environ.get("SONOPAIR_DEVICE", gpu if torch.cuda.is_available() else "cpu"))
+
+
+def generator(seed: int, where: torch.device) -> torch.Generator:
+    """A random stream of its own on the device."""
+    return torch.Generator(where).manual_seed(seed)
+
+
+def random_state(where: torch.device) -> list[torch.Tensor]:
+    """State of torch's default streams, from which dropout draws: the CPU's and the device's."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(where)] if where.type == "cuda" else [])]
+
+
+def set_random_state(state: list[torch.Tensor], where: torch.device) -> None:
+    """Put torch's default streams back to a state."""
+    torch.set_rng_state(state[0])
+    if where.type == "cuda":
+        torch.cuda.set_rng_state(state[1], where)
