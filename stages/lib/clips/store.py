@@ -21,7 +21,7 @@ import pandas as pd
 from stages.lib.params import UserError
 
 TEXT = ("clip path patient group label subset masks source checksum left_out split pooled_class outcome reason names copy_of "
-        "predicted")
+        "predicted severity a_lines b_lines pcr")
 FAN = ["fan_apex_x", "fan_apex_y", "fan_half_angle", "fan_near", "fan_far"]    # columns of clips.csv: see fan.py
 NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity", *FAN]  # columns where an empty field is NaN
 
