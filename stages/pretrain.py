@@ -187,8 +187,9 @@ def write(
                         held_out.table[["clip", "source", "patient", "label", "pooled_class"]])
     pd.DataFrame(records["rows"]).to_csv("reports/pretrain.csv", index=False)
     pairs.write("reports/pairs", records["pairs"], pictures, data)
-    facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1], "torch": torch.__version__}
-    facts |= {"about": " ".join(import_module(f"stages.methods.{facts['method']}").__doc__.split())}
+    facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1], "mean": model.views.mean,
+              "std": model.views.std, "torch": torch.__version__}
+    facts["about"] = " ".join(import_module(f"stages.methods.{facts['method']}").__doc__.split())
     checkpoint.write(best["weights"], facts | accuracies | {name: best[name] for name in ("epoch", "held_out_loss")})
     print(f"{checkpoint.PRETRAINED}: {facts['arch']} after epoch {best['epoch']} of {facts['epochs']}, held-out loss "
           f"{best['held_out_loss']:.4f}; loss curves in reports/pretrain.csv")

@@ -66,6 +66,7 @@ def test_the_runs_facts_are_in_the_metadata(us4):
     rows = pd.read_csv("reports/pretrain.csv")
     assert facts["method"] == "uscl" and facts["clips"] == 9 and facts["params"] == SETTINGS["methods"]["uscl"]
     assert facts["epoch"] == rows["held_out_loss"].idxmin()
+    assert (facts["mean"], facts["std"]) == (0.5, 0.25)
     assert facts["held_out_loss"] == rows["held_out_loss"].min()
     assert rows["knn_accuracy"].notna().tolist() == rows["uniformity"].notna().tolist() == [False, True, False, True]
     assert rows["step"].tolist() == [2, 4, 6, 8] and rows["epoch"].tolist() == [0, 1, 2, 3]

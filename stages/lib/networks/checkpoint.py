@@ -27,7 +27,8 @@ def write(weights: dict[str, torch.Tensor], facts: dict, path: Path = PRETRAINED
 
 
 def facts(path: Path = PRETRAINED) -> dict:
-    """The facts of the run: method, arch, epochs, epoch (kept), held_out_loss, seed, clips, frames, size_px, params, …
+    """The facts of the run: method, arch, epochs, epoch (kept), held_out_loss, seed, clips, frames, size_px, mean,
+    std, params, …
 
     A fine-tuned network has task, arch, classes, size_px, mean, std, and how frames were taken from clips.
 

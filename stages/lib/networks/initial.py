@@ -32,7 +32,7 @@ def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
         return load(backbone, _imagenet(backbone.arch), "ImageNet weights")
     require(Path(init).is_file(), f"params.yaml: {key} is {init!r}; choose from random, imagenet, pretrained (finetune only) "
             "or a file of weights")
-    content, beside = _read(init)
+    content, beside = read_weights(init)
     state, dropped = layouts.translated(content, backbone, init)
     load(backbone, state, init)
     if dropped or beside:
@@ -45,7 +45,7 @@ def named_file(init: str) -> list[Path]:
     return [Path(init)] if Path(init).is_file() else []
 
 
-def _read(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+def read_weights(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The tensors of a file by name, and the names of everything else in it; code in the file is never run."""
     try:
         safe = path.endswith(".safetensors")

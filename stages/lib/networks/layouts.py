@@ -56,6 +56,21 @@ def translated(state: dict[str, torch.Tensor], backbone: Backbone, name: str) ->
     return given, dropped
 
 
+def origin(state: dict[str, torch.Tensor], backbone: Backbone) -> str | None:
+    """The pretraining that a file comes from: uscl, meta_uscl, imagenet (torchvision, MoCo and UCL); None: unknown.
+
+    USCL's files have a classifier (`fc`, `linear`) beside the projection `l1`, `l2`; Meta-USCL's have the projection only.
+    """
+    keys = {key.removeprefix("module.") for key in state}
+    children = [child for child, _ in backbone.network.named_children()]
+    if "features" in children or not any(key.startswith(NUMBERED) for key in keys):
+        return "imagenet"
+    heads = {key.partition(".")[0] for key in keys if re.match(NUMBERED_BESIDE, key)}
+    if heads - {"l1", "l2"}:
+        return "uscl"
+    return "meta_uscl" if heads else None
+
+
 def summary(names: list[str]) -> str:
     """Names grouped by module, with their number: `encoder_k (122), fc (4), queue (1)`."""
     stems = Counter(name.removeprefix(QUERY).partition(".")[0] for name in names)
