@@ -31,7 +31,7 @@ from stages.lib.evaluation.fine_tuning import Recipe, Trainable
 from stages.lib.evaluation.folds import parts
 from stages.lib.evaluation.frozen_probes import Probes, features
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
-from stages.lib.evaluation.preparation import divided, load_frames, unfinished, write_csv, write_folds
+from stages.lib.evaluation.preparation import divided, load_frames, unfinished_run, write_csv, write_folds
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.params import Count, Seed, Seeds, from_params, run
 from stages.lib.training.views import Views
@@ -62,13 +62,13 @@ def main(
                  for number in seeds for fold in range(folds)]
     recipe = Recipe(checkpoint.facts()["arch"], init, trainable, classes, epochs, batch_size, optimizer, views)
     initial = recipe.network(seeds[0] * folds)
-    recipe.descent(initial, epochs)             # a wrong setting stops the run before a frame is read
+    recipe.optimizer_and_schedule(initial, epochs)      # a wrong setting stops the run before a frame is read
     frames = load_frames(task, clips, classes)
 
     settings = recipe._asdict() | {"views": vars(views), "seeds": seeds, "folds": folds, "fold_seed": fold_seed,
                                    "inner_fraction": inner, "label_fraction": label_fraction, "maps": vars(maps),
                                    "copy_distance": copy_distance, "device": frames.grey.device.type}
-    resume = unfinished("finetune", task, init, settings, ["frames.npy", "clips.csv"])
+    resume = unfinished_run("finetune", task, init, settings, ["frames.npy", "clips.csv"])
     maps = maps if maps.possible(initial, frames, recipe) else None
     predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, maps, resume, f"finetune {task}")
     frozen = features(initial.backbone.to(frames.grey.device), frames.grey, views)

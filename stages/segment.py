@@ -19,7 +19,7 @@ import pandas as pd
 from annotated_types import Ge, Gt, Len, Lt
 
 from stages.lib.evaluation.fine_tuning import Trainable
-from stages.lib.evaluation.preparation import TaskFrames, divided, load_frames, unfinished, write_csv, write_folds
+from stages.lib.evaluation.preparation import TaskFrames, divided, load_frames, unfinished_run, write_csv, write_folds
 from stages.lib.evaluation.segmentation import Recipe, cross_validate, score
 from stages.lib.networks import checkpoint
 from stages.lib.networks.mask_rcnn import LEVELS
@@ -51,7 +51,7 @@ def main(
     settings = recipe._asdict() | {"views": vars(views), "seed": seed, "folds": folds, "fold_seed": fold_seed,
                                    "score_threshold": score_threshold, "classes": classes, "copy_distance": copy_distance,
                                    "device": frames.grey.device.type}
-    resume = unfinished("segment", task, init, settings, ["frames.npy", "masks.npy", "clips.csv"])
+    resume = unfinished_run("segment", task, init, settings, ["frames.npy", "masks.npy", "clips.csv"])
     detected, fold_rows = cross_validate(recipe, frames, lesions, folds, seed, resume, f"segment {task}")
 
     name, by_fold = f"{task}_segmentation", pd.DataFrame(fold_rows)

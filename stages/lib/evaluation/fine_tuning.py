@@ -12,7 +12,7 @@ from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import initialise
 from stages.lib.params import from_params
 from stages.lib.training.device import generator
-from stages.lib.training.optimizer import descent, set_learning_rate
+from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.views import Views
 
 Trainable = Literal["last_block", "head", "all"]        # what trains beside the new classifier
@@ -37,10 +37,10 @@ class Recipe(NamedTuple):
         network.train_only(self.trainable)
         return network
 
-    def descent(self, network: Classifier, steps: int) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+    def optimizer_and_schedule(self, network: Classifier, steps: int) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
         """The optimiser, and a function that gives the learning rate of each of `steps` steps."""
         given = {"parameters": network.parameters(), "steps": steps}
-        return from_params(descent, self.optimizer, "finetune.optimizer", **given)
+        return from_params(optimizer_and_schedule, self.optimizer, "finetune.optimizer", **given)
 
 
 def fit(recipe: Recipe, frames: TaskFrames, training: torch.Tensor, stream: int) -> Iterator[tuple[Classifier, float]]:
@@ -54,7 +54,7 @@ def fit(recipe: Recipe, frames: TaskFrames, training: torch.Tensor, stream: int)
     draw = generator(stream, device)
     rows_per_epoch = len(training) - (len(training) % recipe.batch_size == 1)   # batch norm cannot take a batch of one
     steps = math.ceil(rows_per_epoch / recipe.batch_size)
-    optimizer, schedule = recipe.descent(network, recipe.epochs * steps)
+    optimizer, schedule = recipe.optimizer_and_schedule(network, recipe.epochs * steps)
     for epoch in range(recipe.epochs):
         network.train()
         order = training[torch.randperm(len(training), generator=draw, device=device)[:rows_per_epoch]]

@@ -12,7 +12,7 @@ from stages.lib.evaluation.folds import require_all, with_folds
 from stages.lib.networks import checkpoint
 from stages.lib.networks.initial import named_file
 from stages.lib.training.device import device
-from stages.lib.training.resume import Resume
+from stages.lib.training.resume import Resume, unfinished
 
 STAGES = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def load_frames(task: str, clips: pd.DataFrame, classes: list[str]) -> TaskFrame
     return TaskFrames(grey, torch.tensor([classes.index(label) for label in table["label"]], device=target), table)
 
 
-def unfinished(stage: str, task: str, init: str, settings: dict, files: list[str]) -> Resume:
+def unfinished_run(stage: str, task: str, init: str, settings: dict, files: list[str]) -> Resume:
     """The state of a killed run of the same settings, data and code.
 
     Args:
@@ -60,8 +60,7 @@ def unfinished(stage: str, task: str, init: str, settings: dict, files: list[str
         files: of the frame store, that the stage reads.
     """
     inputs = [checkpoint.PRETRAINED, *named_file(init), *(Path("data/frames", task, name) for name in files)]
-    code = [STAGES / f"{stage}.py", *sorted(STAGES.glob("lib/**/*.py"))]
-    return Resume(f"models/{stage}_{task}.unfinished", settings | {"init": init}, [*inputs, *code])
+    return unfinished(f"{stage}_{task}", settings | {"init": init}, inputs, STAGES / f"{stage}.py")
 
 
 def write_folds(name: str, clips: pd.DataFrame) -> None:

@@ -19,7 +19,7 @@ from stages.lib.networks.initial import initialise
 from stages.lib.networks.mask_rcnn import mask_rcnn, targets
 from stages.lib.params import from_params, require
 from stages.lib.training.device import generator
-from stages.lib.training.optimizer import descent, set_learning_rate
+from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import Resume
 from stages.lib.training.views import Views
@@ -88,7 +88,7 @@ def train(
     rows_per_epoch = len(frames) - (len(frames) % size == 1)                    # batch norm cannot take a batch of one
     steps = math.ceil(rows_per_epoch / size)
     given = {"parameters": network.parameters(), "steps": recipe.epochs * steps}
-    optimizer, schedule = from_params(descent, recipe.optimizer, "segment.optimizer", **given)
+    optimizer, schedule = from_params(optimizer_and_schedule, recipe.optimizer, "segment.optimizer", **given)
     for epoch in range(recipe.epochs):
         network.train()
         order = torch.randperm(len(frames), generator=draw, device=draw.device)[:rows_per_epoch]
