@@ -38,7 +38,7 @@ def by_patient(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     told = clips.assign(predicted=scores.predicted(clips, classes), probability=true_probability(clips, classes))
     told["right"] = told["predicted"] == told["label"]
     told["name"] = told["patient"].where(told["patient"] != "", told["clip"])
-    seeds, lines = len(scores.by_seed(clips)), []
+    seeds, lines = len(scores.by_run(clips)), []
     for (_, name), part in told.groupby(["patient", "name"]):
         wrong = part.loc[~part["right"], "predicted"].value_counts()
         lines.append({
