@@ -99,7 +99,7 @@ def main(
     recipe = Recipe(checkpoint.facts()["arch"], init, trainable, classes, epochs, batch_size, optimizer, views)
     stream = seeds[0] * folds
     initial = recipe.network(stream)
-    recipe.descent(initial, epochs)             # a wrong setting is known before a frame is read
+    recipe.optimizer_and_schedule(initial, epochs)             # a wrong setting is known before a frame is read
     frames = load_frames(task, clips, classes)
 
     state = {"seeds": seeds, "folds": folds, "fold_seed": fold_seed, "inner_fraction": inner, "label_fraction": label_fraction}

@@ -32,7 +32,7 @@ from stages.lib.networks.initial import initialise, named_file
 from stages.lib.networks.mask_rcnn import mask_rcnn, targets
 from stages.lib.params import from_params, require, run
 from stages.lib.training.device import generator
-from stages.lib.training.optimizer import descent, set_learning_rate
+from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import Resume
 from stages.lib.training.views import Views
@@ -151,7 +151,7 @@ def train(
     rows_per_epoch = len(frames) - (len(frames) % batch_size == 1)              # batch norm cannot take a batch of one
     steps = math.ceil(rows_per_epoch / batch_size)
     given = {"parameters": network.parameters(), "steps": epochs * steps}
-    optimizer, schedule = from_params(descent, settings, "segment.optimizer", **given)
+    optimizer, schedule = from_params(optimizer_and_schedule, settings, "segment.optimizer", **given)
     for epoch in range(epochs):
         network.train()
         order = torch.randperm(len(frames), generator=draw, device=draw.device)[:rows_per_epoch]

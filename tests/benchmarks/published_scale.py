@@ -18,7 +18,7 @@ from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.measures import held_out_loss
 from stages.lib.training.device import generator
-from stages.lib.training.optimizer import descent
+from stages.lib.training.optimizer import optimizer_and_schedule
 from stages.lib.training.views import Views
 
 SIZE_PX, BATCH = 224, 32
@@ -58,7 +58,7 @@ def pretraining(where: torch.device, blocks: dict, views: dict, full: bool) -> f
     torch.manual_seed(0)
     model = pretrain.build("uscl", blocks, views, Backbone("resnet18"), train, held_out).to(where)
     steps = train.steps(BATCH)
-    optimizer, schedule = descent(model.trained(), US4_EPOCHS * steps, **blocks["uscl"]["optimizer"])
+    optimizer, schedule = optimizer_and_schedule(model.trained(), US4_EPOCHS * steps, **blocks["uscl"]["optimizer"])
     draw = generator(0, where)
     going = {"optimizer": optimizer, "schedule": schedule, "draw": draw, "loss_of": model.loss, "steps": US4_EPOCHS * steps}
 

@@ -13,7 +13,7 @@ from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import initialise
 from stages.lib.params import from_params
 from stages.lib.training.device import device, generator
-from stages.lib.training.optimizer import descent, set_learning_rate
+from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.views import Views
 
 
@@ -36,10 +36,10 @@ class Recipe(NamedTuple):
         network.train_only(self.trainable)
         return network
 
-    def descent(self, network: Classifier, steps: int) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+    def optimizer_and_schedule(self, network: Classifier, steps: int) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
         """Its optimiser and the learning rate of each of so many steps."""
         given = {"parameters": network.parameters(), "steps": steps}
-        return from_params(descent, self.optimizer, "finetune.optimizer", **given)
+        return from_params(optimizer_and_schedule, self.optimizer, "finetune.optimizer", **given)
 
 
 class Frames(NamedTuple):
@@ -70,7 +70,7 @@ def fit(recipe: Recipe, frames: Frames, training: torch.Tensor, stream: int) -> 
     draw = generator(stream, where)
     rows_per_epoch = len(training) - (len(training) % recipe.batch_size == 1)   # batch norm cannot take a batch of one
     steps = math.ceil(rows_per_epoch / recipe.batch_size)
-    optimizer, schedule = recipe.descent(network, recipe.epochs * steps)
+    optimizer, schedule = recipe.optimizer_and_schedule(network, recipe.epochs * steps)
     for epoch in range(recipe.epochs):
         network.train()
         order = training[torch.randperm(len(training), generator=draw, device=where)[:rows_per_epoch]]
