@@ -67,6 +67,7 @@ METRICS = (  # the scores that stand in reports/metrics.json
 def main(
     seed: int,
     collection: str,
+    copy_distance: dict,
     extract_frames: dict,
     assemble_us4: dict,
     pretrain: dict,
@@ -92,9 +93,9 @@ def main(
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
     pretrained = defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
     scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
-    parameters = {"seed": seed, "collection": collection, "extract_frames": extract_frames, "assemble_us4": assemble_us4,
-                  "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
-                  "tasks": {name: tasks[name] for name in names}}
+    parameters = {"seed": seed, "collection": collection, "copy_distance": copy_distance,
+                  "extract_frames": extract_frames, "assemble_us4": assemble_us4, "pretrain": pretrain,
+                  "methods": methods, "views": views, "finetune": finetune, "tasks": {name: tasks[name] for name in names}}
     parameters |= {"segment": segment} if segmented else {}
     parameters["report"] = {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips,
                             "tsne": {"perplexity": tsne.perplexity}, "baselines": baselines}

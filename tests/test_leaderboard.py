@@ -13,7 +13,7 @@ import pytest
 from test_report import Page
 from test_scores import CLASSES, predictions
 
-from stages.lib.evaluation import comparison, scores
+from stages.lib.evaluation import comparison, intervals, scores
 from stages.lib.params import UserError
 from stages.tools import experiments, leaderboard
 
@@ -24,7 +24,7 @@ SETTINGS = {"samples": 400, "confidence": 0.95, "seed": 0}
 def made(name, method="simclr", seed=0, value=0.7, code="1", state="done", tasks=("pocus",), numbers=(), **changes):
     """An experiment as revisions.experiments returns it; `changes` are parameters, their dots written as __."""
     flat = {"seed": seed, "collection": "raw", "extract_frames.sources": ["pocus"], "extract_frames.size_px": 64,
-            "assemble_us4.copy_distance.clips": 0.25, "pretrain.method": method, "pretrain.epochs": 3,
+            "copy_distance.clips": 0.25, "pretrain.method": method, "pretrain.epochs": 3,
             f"methods.{method}.temperature": 0.5, "views.pipeline": "published", "views.semantic.noise": 0.1,
             "finetune.tasks": list(tasks), "finetune.init": "pretrained", "finetune.seeds": [0], "finetune.folds": 5,
             "segment.tasks": [], "segment.folds": 5, "tasks.pocus.classes": CLASSES, "tasks.pocus.subsets": [],
@@ -230,7 +230,7 @@ def test_the_interval_of_merged_seeds_is_the_bootstrap_of_their_mean(board):
     tables = {"a": skilled(2.0, 1), "b": skilled(2.0, 2)}
     _, csv = board([made("a"), made("b", seed=1)], tables)
     both = pd.concat([tables["a"].assign(seed=0), tables["b"].assign(seed=1)])
-    expected = scores.bootstrap_interval(both, CLASSES, **SETTINGS)
+    expected = intervals.interval(scores.outcome_counts(both, CLASSES), **SETTINGS)
     assert csv[["low", "high"]].values[0].tolist() == pytest.approx(expected, abs=5.1e-5)
 
 

@@ -15,7 +15,7 @@ from conftest import write_frame_store
 from sklearn import metrics
 
 from stages import report
-from stages.lib.evaluation import comparison, scores
+from stages.lib.evaluation import comparison, intervals, scores
 from stages.lib.networks import checkpoint
 from stages.lib.params import UserError, require
 from stages.tools import compare
@@ -35,7 +35,8 @@ def parameters(**changes) -> dict:
         "collection": "phantom",
         "extract_frames": {"sources": ["butterfly"], "size_px": 64, "frame_rate_hz": 3.0, "max_frames_per_clip": 30,
                            "assumed_frame_rate_hz": 25.0},
-        "assemble_us4": {"sources": ["butterfly"], "held_out_fraction": 0.2, "copy_distance": {"clips": 0.25, "stills": 0.15}},
+        "assemble_us4": {"sources": ["butterfly"], "held_out_fraction": 0.2},
+        "copy_distance": {"clips": 0.25, "stills": 0.15},
         "pretrain": {"method": "simclr", "epochs": 4, "steps_per_epoch": None},
         "views": {"pipeline": "published"},
         "methods": {"simclr": {"temperature": 0.5, "optimizer": {"learning_rate": 3.0e-4}}},
@@ -383,7 +384,7 @@ def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_not
         cells = re.findall("<td[^>]*>(.*?)</td>", row)
         signed = [float(text.replace("−", "-")) for text in [cells[2], *cells[3].split(" to ")]]
         assert [float(cells[0]), *signed] == pytest.approx([numbers[0], *numbers[2:]], abs=0.1)
-        own = scores.bootstrap_interval(shifted[task], CLASSES[task], 200, 0.95, 0)
+        own = intervals.interval(scores.outcome_counts(shifted[task], CLASSES[task]), 200, 0.95, 0)
         assert [float(text) for text in cells[1].split("–")] == pytest.approx([100 * value for value in own], abs=0.051)
         assert cells[4] == re.search("p = (.*)", said).group(1) and cells[5] in said
         assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section

@@ -16,6 +16,12 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 
+def _different(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("different", "a list that holds each value once")
+    return values
+
+
 def _ordered(ends: list) -> list:
     if not ends[0] <= ends[1]:
         raise PydanticCustomError("ordered", "two numbers, the smaller one first")
@@ -23,6 +29,7 @@ def _ordered(ends: list) -> list:
 
 
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+Seeds = Annotated[list[Seed], Len(1), AfterValidator(_different)]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]

@@ -4,8 +4,10 @@ frames.npy  uint8 [N, size_px, size_px], the frames of a clip one after the othe
 masks.npy   uint8 [N, size_px, size_px], where the source has masks: 0, or the number of the lesion, from 1
 frames.csv  a line per frame: row (in frames.npy), clip, frame (number in the clip), time_s (null where unknown)
 clips.csv   a line per clip, kept or left out: clip, path, patient, label, … ; `left_out` holds the reason, empty if kept
+facts.json  how the frames were taken from the clips: frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -42,6 +44,23 @@ def read(folder: str | Path) -> Store:
     try:
         frames = np.load(folder / "frames.npy", mmap_mode="r")
         return Store(frames, table(folder / "frames.csv"), table(folder / "clips.csv"))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run `dvc repro` to make it") from None
+
+
+def write_facts(folder: str | Path, **facts: float | int | str) -> None:
+    """Say in `folder` how the frames of the store were taken; networks carry these facts, so that new clips are read alike."""
+    Path(folder, "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def facts(folder: str | Path) -> dict[str, float | int | str]:
+    """How the frames of the store were taken.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    try:
+        return json.loads(Path(folder, "facts.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro` to make it") from None
 
