@@ -124,7 +124,7 @@ ERRORS = [
     (OSError(errno.EIO, "Input/output error", "a.mp4"), "a.mp4: Input/output error"),
     (MemoryError(), "this machine has too little memory; lower pretrain.batch_size"),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "this machine has too little memory"),
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), "the GPU has too little memory; lower pretrain.batch_size"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "the GPU has too little memory; lower pretrain"),
     (KeyboardInterrupt(), "stopped; the next `dvc repro` goes on"),
 ]
 
