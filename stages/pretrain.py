@@ -3,14 +3,13 @@
 reads   data/us4/                       frames.npy uint8 [N, size_px, size_px] and its tables
 writes  models/pretrained.safetensors   backbone weights under torchvision's key names; the run's facts as metadata
         reports/pretrain.csv            a row per epoch: epoch, step, learning_rate, loss, the method's terms, held_out_loss,
-                                        every few epochs knn_accuracy, alignment, uniformity; seconds
+                                        every few epochs knn_accuracy, alignment, uniformity
         reports/features/pretrain/      features of the held-out clips by the kept weights (networks/clip_features.py),
                                         with source and pooled_class
         reports/pairs/                  pairs.csv, what the method says of each pair (frame_distance, weight, …) in those same
                                         epochs; views.npy and views.csv, what its loss sees (lib/pretraining/pairs.py)
 """
 
-import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -101,7 +100,6 @@ def main(
 
     epochs_done = Progress(f"pretrain {method}", epochs, len(done["rows"]))
     for epoch in range(len(done["rows"]), epochs):
-        start = time.perf_counter()
         row = {"epoch": epoch, "step": (epoch + 1) * steps, "learning_rate": schedule((epoch + 1) * steps - 1)}
         going = {"optimizer": optimizer, "schedule": schedule, "draw": draw}
         going |= {"loss_of": loss_of, "first_step": epoch * steps, "steps": epochs * steps}
@@ -116,7 +114,7 @@ def main(
         if (epoch + 1) % probe_every == 0 or epoch + 1 == epochs:
             row |= measures(model, train, held_out, generator(seed, where))
             done["pairs"].append({"epoch": epoch} | {name: value.cpu() for name, value in of_pairs.items()})
-        done["rows"].append(row | {"seconds": round(time.perf_counter() - start, 3)})
+        done["rows"].append(row)
         done["best"] = better(done["best"], block["keep"], row, model)
         resume.save(**snapshot(moving, draw), **done)
         epochs_done.step(loss=row["loss"], held_out_loss=row["held_out_loss"])
