@@ -60,7 +60,7 @@ METRICS = (  # the scores that stand in reports/metrics.json
     "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "balanced_accuracy_seed_sd", "auroc",
     "frame_accuracy", "published_protocol_accuracy", "linear_probe_balanced_accuracy", "knn_probe_balanced_accuracy",
     "dice", "dice_low", "dice_high", "mask_ap", "box_ap",            # segmentation
-    "held_out_loss", "knn_accuracy", "seconds",                      # pretraining
+    "held_out_loss", "knn_accuracy",                                 # pretraining
 )
 
 
@@ -91,7 +91,7 @@ def main(
     epochs, facts = read("reports/pretrain.csv", pd.read_csv), checkpoint.facts()
     looks = epochs.filter(["knn_accuracy", "alignment", "uniformity"]).dropna(how="all")
     pretrained = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(looks.iloc[-1] if len(looks) else {})
-    pretrained = defined(pretrained | {"seconds": round(epochs["seconds"].sum())})
+    pretrained = defined(pretrained)
     scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained}
     parameters = {"seed": seed, "collection": collection, "copy_distance": copy_distance,
                   "extract_frames": extract_frames, "assemble_us4": assemble_us4, "pretrain": pretrain,
@@ -122,7 +122,6 @@ def main(
         "facts": facts,
         "pretrained": pretrained,
         "epochs": len(epochs),
-        "seconds": epochs["seconds"].sum(),
         "losses": figures.losses(epochs, pretrained["epoch"]),
         "measures": figures.measures(looks.assign(epoch=epochs["epoch"])) if len(looks) else "",
         "audit": read("reports/us4_audit.csv").to_dict("records"),
@@ -131,7 +130,7 @@ def main(
         "changes": provenance.changes(parameters),
         "bootstrap_samples": bootstrap_samples,
         "baselines": baselines,
-        "revision": provenance.revision(),
+        "checkpoint": provenance.checkpoint(),
     }
     _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))
     tell(results, confidence)

@@ -61,10 +61,8 @@ def part(members: list[Configuration], settings: dict) -> dict:
         pairs = sorted(one.trainings)
         seeds = [str(fine) if coarse == fine else f"{fine} (pretrained with {coarse})" for coarse, fine in pairs]
         names = [name for run in one.runs for name in run["names"]]
-        pretrained = one.parameters["finetune.init"] == "pretrained"
         shared = {"initial_weights": one.start, "what_differs": texts[id(one)], "experiments": ", ".join(names),
-                  "seeds": ", ".join(seeds), "n": len(one.trainings),
-                  "pretraining_seconds": one.mean("pretrain", "seconds") if pretrained else math.nan}
+                  "seeds": ", ".join(seeds), "n": len(one.trainings)}
         own = {label: cells[label][id(one)] for label in columns if id(one) in cells[label]}
         rows.append(shared | {"cells": own})
         lines += [shared | {"task": label} | cell for label, cell in own.items()]

@@ -1,16 +1,19 @@
-"""Which state of the project a run belongs to: its revision, and the parameters that were changed for it."""
+"""Which state of the project a run belongs to: its checkpoint, and the parameters that were changed for it."""
 
-import subprocess
+import hashlib
 
 import pandas as pd
 
 from stages.lib import revisions
+from stages.lib.networks.checkpoint import PRETRAINED
 
 
-def revision() -> str:
-    """The commit that is checked out, with what its code had besides; an empty string outside git."""
-    commit = _git("rev-parse", "--short", "HEAD")
-    return f"{commit}, with changes to the code" if commit and _git("status", "--porcelain", "--", "stages") else commit
+def checkpoint() -> str:
+    """The md5 of the pretrained network, as dvc.lock names it: with it `git log -S` finds the commit of a page.
+
+    The page names no commit and no time: the same data, code and parameters give the same bytes, in whatever clone.
+    """
+    return hashlib.md5(PRETRAINED.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def flat(parameters: dict) -> dict:
@@ -28,11 +31,3 @@ def changes(parameters: dict) -> dict[str, tuple] | None:
         return None
     before = flat(committed)
     return {name: (value, before.get(name)) for name, value in parameters.items() if before.get(name) != value}
-
-
-def _git(*words: str) -> str:
-    """What git says; an empty string where it fails or is not there."""
-    try:
-        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
