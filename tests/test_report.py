@@ -17,7 +17,7 @@ from sklearn import metrics
 from stages import report
 from stages.lib.evaluation import comparison, intervals, scores
 from stages.lib.networks import checkpoint
-from stages.lib.params import UserError, require
+from stages.lib.params import UserError, checked, require
 from stages.tools import compare
 
 CLASSES = {"pocus": ["covid", "pneumonia", "regular"], "gallbladder": ["normal", "malignant"]}
@@ -411,12 +411,12 @@ POCUS = "reports/predictions/pocus.csv"
 MISTAKES = {
     "predictions/pocus.csv is missing": remove(POCUS),
     "predictions/pocus.csv cannot be read": empty(POCUS),
-    "predictions/pocus.csv has no line": lambda: edit(POCUS, lambda table: table[:0]),
+    "predictions/pocus.csv is empty": lambda: edit(POCUS, lambda table: table[:0]),
     "no column p_covid": lambda: edit(POCUS, lambda table: table.drop(columns="p_covid")),
     "label viral": lambda: edit(POCUS, lambda table: table.replace({"label": {"covid": "viral"}})),
     "training diverged": lambda: edit(POCUS, lambda table: table.assign(p_covid="")),
     "differ in pocus 7.mp4": lambda: edit(POCUS, lambda table: table[table["clip"] != "pocus 7.mp4"]),
-    "patient p1 stands in two folds": lambda: edit(
+    "patient p1 is in two folds": lambda: edit(
         POCUS, lambda table: table.assign(fold=table["fold"].mask(table["clip"] == "pocus 1.mp4", 3))
     ),
     "data/folds/pocus.csv is missing": remove("data/folds/pocus.csv"),
@@ -425,7 +425,7 @@ MISTAKES = {
     "pretrain.csv is missing": remove("reports/pretrain.csv"),
     "pairs.csv is missing": remove("reports/pairs/pairs.csv"),
     "views.npy is missing": remove("reports/pairs/views.npy"),
-    "a file in reports/pairs cannot be read": empty("reports/pairs/views.npy"),
+    "reports/pairs/views.npy cannot be read": empty("reports/pairs/views.npy"),
     "views.csv and views.npy differ in length": lambda: edit("reports/pairs/views.csv", lambda table: table[1:]),
     "us4_audit.csv cannot be read": empty("reports/us4_audit.csv"),
     "pretrained.safetensors is missing": remove("models/pretrained.safetensors"),
@@ -447,13 +447,25 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
 @pytest.mark.parametrize("key, changes", {
     "finetune.tasks is empty": {"finetune": FINETUNE | {"tasks": []}},
     "finetune.tasks names lung": {"finetune": FINETUNE | {"tasks": ["lung"]}},
-    "report.bootstrap_samples": {"bootstrap_samples": 0},
-    "report.confidence": {"confidence": 95.0},
-    "report.baselines is [1234567]": {"baselines": [1234567]},
+    "report.tsne.perplexity is 0.5; it must be 1 or more": {"tsne": {"perplexity": 0.5}},
 }.items())
 def test_impossible_parameters_are_named(run, key, changes):
     with pytest.raises(UserError, match=re.escape(key)):
         report.main(**parameters(**changes))
+
+
+@pytest.mark.parametrize("sentence, changes", {
+    "report.bootstrap_samples is 0; it must be 1 or more": {"bootstrap_samples": 0},
+    "report.confidence is 95.0; it must be below 1": {"confidence": 95.0},
+    "report.worst_clips is -1; it must be 0 or more": {"worst_clips": -1},
+    "report.baselines.0 is 1234567; it must be a text": {"baselines": [1234567]},
+}.items())
+def test_impossible_values_of_the_block_are_named(sentence, changes):
+    block = {name: parameters()[name] for name in ("bootstrap_samples", "confidence", "worst_clips", "tsne", "baselines")}
+    others = set(parameters()) - set(block)
+    checked(report.main, block, "report", others)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        checked(report.main, block | changes, "report", others)
 
 
 def test_the_same_inputs_give_the_same_bytes(run):

@@ -1,4 +1,4 @@
-"""Which state of the project a run belongs to: its checkpoint, and the parameters that were changed for it."""
+"""What was run: the checkpoint, the parameters, and which of them differ from the committed ones."""
 
 import hashlib
 
@@ -17,17 +17,39 @@ def checkpoint() -> str:
 
 
 def flat(parameters: dict) -> dict:
-    """Nested blocks as one level, under the names that -S takes: {"pretrain.epochs": 100, …}."""
+    """Nested blocks as one level, by the names that -S takes: {"pretrain.epochs": 100, …}."""
     return pd.json_normalize(parameters).to_dict("records")[0]
 
 
 def changes(parameters: dict) -> dict[str, tuple] | None:
-    """Which of the flat parameters the checked-out commit has otherwise: name → (value, the commit's or None).
+    """The flat parameters whose value differs from that of the commit: name → (value, committed value or None).
 
-    In an experiment (`dvc exp run -S …`) the commit's are those that it started from. None where there is no commit.
+    The commit of an experiment (`dvc exp run -S …`) is the one that it started from. Returns None if there is no commit.
     """
     committed = revisions.committed()
     if committed is None:
         return None
     before = flat(committed)
     return {name: (value, before.get(name)) for name, value in parameters.items() if before.get(name) != value}
+
+
+def values(parameters: dict) -> dict:
+    """The values that the templates need about the run, beside its results.
+
+    Args:
+        parameters: of the run, as `flat` returns them.
+    """
+    return {
+        "parameters": parameters,
+        "changes": changes(parameters),
+        "checkpoint": checkpoint(),
+        "method": parameters["pretrain.method"],
+        "tasks": ", ".join(parameters["finetune.tasks"]),
+        "seeds": parameters["finetune.seeds"],
+        "phantom": parameters["collection"] == "phantom",
+        "pretrained_start": parameters["finetune.init"] == "pretrained",
+        "interval": f"{100 * parameters['report.confidence']:g}\u00a0%",
+        "bootstrap_samples": parameters["report.bootstrap_samples"],
+        "perplexity": parameters["report.tsne.perplexity"],
+        "baselines": parameters["report.baselines"],
+    }
