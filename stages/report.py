@@ -50,7 +50,7 @@ METRICS = (  # the scores in reports/metrics.json
     "highest_floor", "above_floor", "above_floor_low", "above_floor_high",
     "frame_accuracy", "published_protocol_accuracy", "linear_probe_balanced_accuracy", "knn_probe_balanced_accuracy",
     "dice", "dice_low", "dice_high", "mask_ap", "box_ap",            # segmentation
-    "held_out_loss", "knn_accuracy", "seconds",                      # pretraining
+    "held_out_loss", "knn_accuracy",                                 # pretraining
 )
 
 
@@ -86,7 +86,7 @@ def main(
     scores["pretrain"] = pretrained["pretrained"]
     parameters = {
         "seed": seed, "collection": collection, "copy_distance": copy_distance, "extract_frames": extract_frames,
-        "assemble_us4": assemble_us4,        "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
+        "assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
         "tasks": {name: tasks[name] for name in names}, **({"segment": segment} if segmented else {}),
         "report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips,
                    "tsne": tsne, "baselines": baselines},

@@ -1,4 +1,11 @@
-"""Small data sets that several tests use."""
+"""What all tests share: a thread each, the environment's commands on the path, small data sets."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"         # before torch is imported, and for what a test starts: tests run side by side
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 import numpy as np
 import pandas as pd

@@ -121,7 +121,7 @@ def _once(runs: list[dict]) -> list[dict]:
     for run in sorted(runs, key=lambda run: -len(run["trainings"])):
         own = set(run["trainings"])
         for other in kept:
-            same = own == set(other["trainings"]) and _scores(run) == _scores(other)
+            same = own == set(other["trainings"]) and run["metrics"] == other["metrics"]
             if same or own < set(other["trainings"]):
                 other["names"] += run["names"]
                 other["revisions"] += run["revisions"] if same else []
@@ -129,12 +129,6 @@ def _once(runs: list[dict]) -> list[dict]:
         else:
             kept.append(run)
     return kept
-
-
-def _scores(run: dict) -> dict:
-    """The metrics without the time, which differs from run to run."""
-    pretrain = {name: value for name, value in run["metrics"].get("pretrain", {}).items() if name != "seconds"}
-    return run["metrics"] | {"pretrain": pretrain}
 
 
 def _differing(mappings: list[dict]) -> list[str]:

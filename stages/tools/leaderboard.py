@@ -61,10 +61,8 @@ def part(members: list[Configuration], settings: dict) -> dict:
         pairs = sorted({(coarse, fine) for coarse, fine, _ in one.trainings})
         seeds = [str(fine) if coarse == fine else f"{fine} (pretrained with {coarse})" for coarse, fine in pairs]
         names = [name for run in one.runs for name in run["names"]]
-        pretrained = one.parameters["finetune.init"] == "pretrained"
         shared = {"initial_weights": one.start, "what_differs": texts[id(one)], "experiments": ", ".join(names),
-                  "seeds": ", ".join(seeds), "n": len(one.trainings),
-                  "pretraining_seconds": one.mean("pretrain", "seconds") if pretrained else math.nan}
+                  "seeds": ", ".join(seeds), "n": len(one.trainings)}
         own = {label: cells[label][id(one)] for label in columns if id(one) in cells[label]}
         rows.append(shared | {"cells": own})
         lines += [shared | {"task": label} | cell for label, cell in own.items()]
@@ -103,7 +101,7 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
         if len(one.runs) > 1:                                        # no report has the interval of several experiments
             low = high = math.nan
             if isinstance(table, pd.DataFrame):
-                low, high = interval(outcome_counts(table, class_names(table)), **settings)
+                low, high = interval(outcome_counts(table, class_names(table)), settings["confidence"])
         numbers = (value, one.spread(task, "balanced_accuracy"), low, high, one.mean(task, "frame_accuracy"),
                    one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"])
         cells[id(one)] = dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": test["verdict"], "significant": test["best"]}

@@ -1,4 +1,4 @@
-"""Coverage of the interval of the balanced accuracy, by simulation: `python -m tests.benchmarks.interval_coverage [--draws 1000]`
+"""Coverage of the interval of the balanced accuracy, by simulation: `python -m tests.benchmarks.interval_coverage`
 
 Simulated are evaluations of 2 to 80 patients in two or three classes of equal or unequal size, with one clip each or one to
 eight, whose errors are independent, related or the same within a patient. The true value is the accuracy that the errors are

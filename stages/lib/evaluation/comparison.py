@@ -70,7 +70,8 @@ def compare(
     found = {"values": [float(values.mean()) for values in each],
              "spreads": [float(values.std(ddof=1)) if len(values) > 1 else np.nan for values in each],
              "difference": float(each[1].mean() - each[0].mean()), "low": low, "high": high,
-             "detectable": detectable, "verdict": "within noise" if low <= 0 <= high else f"{second if low > 0 else first} is better"}
+             "detectable": detectable}
+    found["verdict"] = "within noise" if low <= 0 <= high else f"{second if low > 0 else first} is better"
     if max(len(values) for values in each) == 1:
         tested = mcnemar(*tables, class_names(tables[0]))
         found |= dict(zip(("only_first", "only_second", "p"), tested, strict=True)) | {"clips": len(tables[0])}
@@ -109,7 +110,7 @@ def against(task: str, baseline: str, own: pd.DataFrame, samples: int, confidenc
         found = compare(task, (baseline, "this run"), [table, own], samples, confidence, seed)
     except UserError as error:
         return {"name": baseline, "note": str(error)}
-    low, high = intervals.interval(_counts(table), samples, confidence, seed)
+    low, high = intervals.interval(_counts(table), confidence)
     return {"name": baseline, "baseline_low": low, "baseline_high": high} | found
 
 

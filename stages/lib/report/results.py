@@ -38,9 +38,9 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
         "source": task.source,
         "classes": classes,
         "frames": len(scores.by_run(frames)[0]),
-        "metrics": defined(scores.summary(frames, epochs, classes, *bootstrap) | probes),
+        "metrics": defined(scores.summary(frames, epochs, classes, confidence) | probes),
         "floors": above_floors(read(f"reports/floors/{name}.csv"), clips, classes, *bootstrap),
-        "external": outside_tests(task, *bootstrap),
+        "external": outside_tests(task, confidence),
         "baselines": [against(name, baseline, clips, *bootstrap) for baseline in baselines],
         "by_fold": scores.over_runs(scores.by_fold, scores.first_division(clips), classes).to_dict("records"),
         "per_class": per_class,
@@ -66,7 +66,7 @@ def above_floors(
     return found | {"metrics": defined(values)}
 
 
-def outside_tests(task: Task, samples: int, confidence: float, seed: int) -> list[dict]:
+def outside_tests(task: Task, confidence: float) -> list[dict]:
     """The outside tests of a task.
 
     Returns:
@@ -78,7 +78,7 @@ def outside_tests(task: Task, samples: int, confidence: float, seed: int) -> lis
     for outside in task.external:
         name, classes = external.test_name(task, outside), list(outside.values)
         clips = scores.clip_level(predictions[predictions["test"] == name])
-        metrics = scores.clip_summary(clips, classes, samples, confidence, seed)
+        metrics = scores.clip_summary(clips, classes, confidence)
         left_out = table[(table["test"] == name) & (table["left_out"] != "")].to_dict("records")
         found.append({"name": name, "source": outside.source, "target": outside.target, "classes": classes,
                       "metrics": defined(metrics), "confusion": scores.confusion(clips, classes), "left_out": left_out})
