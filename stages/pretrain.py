@@ -3,14 +3,13 @@
 reads   data/us4/                       frames.npy uint8 [N, size_px, size_px] and its tables
 writes  models/pretrained.safetensors   backbone weights under torchvision's key names; the run's facts as metadata
         reports/pretrain.csv            a row per epoch: epoch, step, learning_rate, loss, the method's terms, held_out_loss,
-                                        every few epochs knn_accuracy, alignment, uniformity; seconds
+                                        every few epochs knn_accuracy, alignment, uniformity
         reports/features/pretrain/      features of the held-out clips by the kept weights, with source and
                                         pooled_class (lib/networks/clip_features.py)
         reports/pairs/                  pairs.csv: the method's values of each pair (frame_distance, weight, …) in the same
                                         epochs; views.npy and views.csv: views as the loss sees them (lib/pretraining/pairs.py)
 """
 
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
@@ -71,7 +70,6 @@ def main(
 
     progress = Progress(f"pretrain {method}", epochs, len(state.records["rows"]))
     for epoch in range(len(state.records["rows"]), epochs):
-        start = time.perf_counter()
         batches = partial(train.batches, batch_size, model.pick, draw, steps_per_epoch)
         arguments = common | {"first_step": epoch * steps, "steps": epochs * steps}
         means, values, losses = train_epoch(model, batches(), **arguments)
@@ -86,7 +84,7 @@ def main(
         if (epoch + 1) % measure_every == 0 or epoch + 1 == epochs:
             row |= measures(model, train, held_out, generator(seed, hardware))
             state.records["pairs"].append({"epoch": epoch} | {name: value.cpu() for name, value in values.items()})
-        state.records["rows"].append(row | {"seconds": round(time.perf_counter() - start, 3)})
+        state.records["rows"].append(row)
         state.records["best"] = better(state.records["best"], block["keep"], row, model)
         state.save()
         progress.step(loss=row["loss"], held_out_loss=row["held_out_loss"])

@@ -221,7 +221,7 @@ def lines(path):
 
 
 def result(folder):
-    rows = pd.read_csv(folder / "reports/pretrain.csv").drop(columns="seconds")
+    rows = pd.read_csv(folder / "reports/pretrain.csv")
     return load_file(folder / "models/pretrained.safetensors"), rows
 
 

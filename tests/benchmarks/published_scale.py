@@ -13,7 +13,8 @@ import torch
 
 from stages import pretrain
 from stages.lib.clips import store
-from stages.lib.evaluation.fine_tuning import Frames, Recipe, fit, predict
+from stages.lib.evaluation.fine_tuning import Recipe, fit, predict
+from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.measures import held_out_loss
@@ -79,7 +80,7 @@ def finetuning(where: torch.device, settings: dict, full: bool) -> float:
     views, optimizer = Views(**settings["views"]), settings["optimizer"]
     classes, rows = ["covid", "pneumonia", "regular"], torch.arange(POCUS_FRAMES, device=where)
     recipe = Recipe("resnet18", "random", "last_block", classes, POCUS_EPOCHS, BATCH, optimizer, views)
-    frames = Frames(torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where), rows % len(classes), pd.DataFrame())
+    frames = TaskFrames(torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where), rows % len(classes), pd.DataFrame())
 
     def look(network: Classifier, fold: int) -> None:
         predict(network, frames, rows[rows % POCUS_FOLDS == fold], views)
