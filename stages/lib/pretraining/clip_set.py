@@ -68,7 +68,7 @@ class ClipSet:
         generator: torch.Generator,
         steps: int | None = None,
     ) -> Iterator[tuple[torch.Tensor, Clips]]:
-        """Shuffled batches of an epoch: every clip once, or `steps` full batches from as many passes as they need.
+        """Shuffled batches of an epoch: every clip once, or `steps` full batches.
 
         Args:
             batch_size: clips per step. Without `steps` the last batch may have fewer clips. A single last clip has nothing to
@@ -89,18 +89,20 @@ class ClipSet:
             yield frames, clips
 
     def order(self, batch_size: int, generator: torch.Generator, steps: int | None) -> list[torch.Tensor]:
-        """Places of the clips of each batch, [B] each; never a clip twice in a batch, where it would be its own negative."""
-        if steps is None:
-            *batches, last = self._shuffled(generator).split(batch_size)
-            if len(last) == 1 and batches:
-                last = torch.cat([batches.pop(), last])
-            return [*batches, last]
-        each = len(self) // batch_size      # full batches of a pass; the clips that are left over are others in every pass
-        passes = [self._shuffled(generator)[: each * batch_size].split(batch_size) for _ in range(-(-steps // each))]
-        return [batch for batches in passes for batch in batches][:steps]
+        """Places of the clips of each batch, [B] each; never a clip twice in a batch, where it would be its own negative.
 
-    def _shuffled(self, generator: torch.Generator) -> torch.Tensor:
-        return torch.randperm(len(self), generator=generator, device=generator.device)
+        A batch that begins at the end of one pass takes first, from the next pass, clips that it does not have yet.
+        """
+        wanted, order = len(self) if steps is None else steps * batch_size, self.first.new_empty(0)
+        while len(order) < wanted:
+            shuffled = torch.randperm(len(self), generator=generator, device=generator.device)
+            begun = order[len(order) - len(order) % batch_size :]
+            later = torch.isin(shuffled, begun).int().argsort(stable=True)
+            order = torch.cat([order, shuffled[later]])
+        *batches, last = order[:wanted].split(batch_size)
+        if len(last) == 1 and batches:
+            last = torch.cat([batches.pop(), last])
+        return [*batches, last]
 
     def batch(
         self, chosen: torch.Tensor, pick: Callable[[Clips, torch.Generator], torch.Tensor], generator: torch.Generator
