@@ -150,9 +150,9 @@ def test_an_output_that_is_a_file_is_refused(project):
     ({"layer1.0.conv1.weight": None}, {}, "it misses layer1.0.conv1.weight"),
     ({"layer5.weight": torch.zeros(2)}, {}, "it has an unknown key, layer5.weight"),
     ({"conv1.weight": torch.zeros(64, 1, 7, 7)}, {}, "conv1.weight has another shape"),
-    ({"fc.weight": None}, {}, "must be one layer, of 512 features and 3 classes"),
-    ({"fc.2.weight": torch.zeros(3, 3)}, {}, "must be one layer, of 512 features and 3 classes"),
-    ({}, {"classes": ["a", "b"]}, "must be one layer, of 512 features and 2 classes"),
+    ({"fc.weight": None}, {}, "must be one or two layers, of 512 features and 3 classes"),
+    ({"fc.2.weight": torch.zeros(3, 3)}, {}, "must be one or two layers, of 512 features and 3 classes"),
+    ({}, {"classes": ["a", "b"]}, "must be one or two layers, of 512 features and 2 classes"),
     ({}, {"mean": None, "classes": None}, "does not say classes, mean: it is no fine-tuned network"),
 ])  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(project, changes, facts, sentence):
