@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from stages.lib.clips import copies, store
-from stages.lib.clips.tasks import groups, task_clips
+from stages.lib.clips.tasks import Task, groups, read_task
 from stages.lib.params import UserError, require, run
 
 OUTCOMES = ["train", "held_out", "left_out", "frames_dropped"]
@@ -45,21 +45,22 @@ def main(
         classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
         extract_frames: {sources}: those that have been extracted.
         finetune, segment: {tasks}: those whose clips must not enter.
-        tasks: classes and subsets of each task.
+        tasks: the block of each task; the clips of their outside tests must not enter either.
     """
     require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
     require(0 < held_out_fraction < 1, f"params.yaml: assemble_us4.held_out_fraction is {held_out_fraction}; it needs 0 … 1")
     single = [name for name, labels in classes.items() if not isinstance(labels, list)]
     require(not single, f"params.yaml: assemble_us4.classes.{''.join(single[:1])} must be a list of source/label")
-    evaluations = list(dict.fromkeys(finetune["tasks"] + segment["tasks"]))
-    wanted = [*sources, *evaluations]
+    named = [read_task(name, tasks) for name in dict.fromkeys(finetune["tasks"] + segment["tasks"])]
+    evaluations = [task for each in named for task in (each, *each.external)]
+    wanted = dict.fromkeys([*sources, *(task.source for task in evaluations)])
     absent = [name for name in wanted if name not in extract_frames["sources"]]
     require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4, finetune or segment "
             "asks for it")
     same = copies.limits(copy_distance)
 
     rng = np.random.default_rng(seed)
-    evaluated = evaluation_clips(evaluations, tasks)
+    evaluated = evaluation_clips(evaluations)
     clips = pd.concat([read_source(source, classes, evaluated, same, held_out_fraction, rng) for source in sources])
     clips = clips.reset_index(drop=True)
     if not (clips["left_out"] == "").any():
@@ -75,22 +76,22 @@ def main(
 
 
 class Evaluation(NamedTuple):
-    """The clips that tasks are evaluated on, a place each: task/clip, checksum of its files, hashes of its frames."""
+    """The clips that tasks are evaluated on: of each source/clip, the checksum of its files, the hashes of its frames."""
 
     names: list[str]
     checksums: list[str]
     bits: list[np.ndarray]
 
 
-def evaluation_clips(tasks_evaluated: list, tasks: dict) -> Evaluation:
-    """The clips that the tasks use."""
+def evaluation_clips(tasks: list[Task]) -> Evaluation:
+    """The clips that any of the tasks uses."""
     found = Evaluation([], [], [])
-    for task in tasks_evaluated:
-        clips = task_clips(task, tasks)
-        used = clips[clips["left_out"] == ""]
-        found.names.extend(f"{task}/" + used["clip"])
+    for source in dict.fromkeys(task.source for task in tasks):
+        clips = pd.concat([task.clips() for task in tasks if task.source == source])
+        used = clips[clips["left_out"] == ""].drop_duplicates("clip")
+        found.names.extend(f"{source}/" + used["clip"])
         found.checksums.extend(used["checksum"])
-        found.bits.extend(copies.store_hashes(Path("data/frames", task), used["clip"]))
+        found.bits.extend(copies.store_hashes(Path("data/frames", source), used["clip"]))
     return found
 
 
