@@ -10,7 +10,6 @@ writes  data/frames/<source>/frames.npy    uint8 [N, size_px, size_px], clips by
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from importlib import import_module
@@ -21,17 +20,19 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from stages.lib.clips import catalogue, fan, sampling, store, workers
+from stages.lib.clips import fan, sampling, store, workers
+from stages.lib.clips.readers import kinds, reading
+from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.params import UserError, require, run
 
-# In clips.csv beside the source's table: size as delivered, in px; frames decoded, kept, and of those looked at the
-# all-black and the undecodable ones; what the crop went by (stages/lib/clips/fan.py), its box in px; blake2b of the files; the
+# In clips.csv beside the source's table: size on square pixels; frames read, kept, all black among those looked at, damaged;
+# what the crop went by (stages/lib/clips/fan.py), its box in px; blake2b of the files; how values became grey levels; height of
+# a pixel in mm; `yes` where the file says that names or dates stand in the picture; sentences on what was not believed; the
 # probe's geometry in sides of the kept frames, the half angle in radians, empty where it could not be told.
 COLUMNS = dict.fromkeys(("height", "width", "frames_read", "frames_kept", "frames_black", "frames_damaged"), 0)
 COLUMNS |= {"crop": "", "crop_left": 0, "crop_top": 0, "crop_width": 0, "crop_height": 0, "checksum": ""}
+COLUMNS |= {"grey": "", "mm_per_px": math.nan, "burned_in": "", "notes": ""}
 COLUMNS |= dict.fromkeys(store.FAN, math.nan)
-PLAUSIBLE_HZ = (1, 240)  # frame rates outside are slips of a video's header or time stamps
-LEAP_S = 60  # so is a time stamp this far from the one before it
 
 
 def main(
@@ -50,9 +51,9 @@ def main(
     require(frame_rate_hz > 0, f"params.yaml: extract_frames.frame_rate_hz is {frame_rate_hz}; it must be above 0")
     for name, value, least in (("max_frames_per_clip", max_frames_per_clip, 1), ("size_px", size_px, 8)):
         require(value >= least, f"params.yaml: extract_frames.{name} is {value}; it must be {least} or more")
-    low, high = PLAUSIBLE_HZ
+    low, high = reading.PLAUSIBLE_HZ
     wrong = f"params.yaml: extract_frames.assumed_frame_rate_hz is {assumed_frame_rate_hz}; it must be {low} to {high}"
-    require(_plausible(assumed_frame_rate_hz), wrong)
+    require(reading.plausible(assumed_frame_rate_hz), wrong)
     known = sorted(path.stem for path in Path(__file__).with_name("sources").glob("*.py"))
     require(source in known, f"{source!r} is no source: take one of {', '.join(known)}, or add one in stages/sources")
 
@@ -100,32 +101,37 @@ def extract(
     Returns:
         The clip's columns, and `rows`: (frame, time_s) of each frame.
     """
-    if not path.exists():
-        return {"left_out": "the file is missing"}
-    if not _bytes(path):
-        return {"left_out": "the folder holds no image" if path.is_dir() else "the file is empty (0 bytes)"}
-    files = catalogue.images(path) if path.is_dir() else [path]
-    sample, used_fps = read(files, fps, rate_hz, most, assumed_hz)
-    facts = {"frames_read": sample.read, "frames_damaged": sample.damaged, "checksum": _checksum(files)}
-    if not sample.frames:
+    facts = {"checksum": _checksum(kinds.files_of(path))}
+    try:
+        clip = reading.read(path, fps, rate_hz, most, assumed_hz)
+    except Unreadable as error:
+        return facts | {"left_out": str(error)}
+    facts |= clip.facts
+    if not clip.images:
         return facts | {"left_out": "no frame can be decoded: damaged, or no video or image file"}
-    height, width = sample.frames[0].image.shape
-    images = [_resized(frame.image, height, width) for frame in sample.frames]
-    area = fan.find(images)
-    facts |= {"fps": round(used_fps, 3), "height": height, "width": width, "crop": area.kind}
-    facts |= dict(zip(("crop_left", "crop_top", "crop_width", "crop_height"), area.box, strict=True))
+    area = crop(clip)
+    facts |= {"crop": area.kind} | dict(zip(("crop_left", "crop_top", "crop_width", "crop_height"), area.box, strict=True))
     facts |= dict(zip(store.FAN, np.round(fan.sector(area) or [math.nan] * 5, 4).tolist(), strict=True))
-    squares = [fan.crop(image, area, size_px) for image in images]
+    squares = [fan.crop(image, area, size_px) for image in clip.images]
     lit = [index for index, square in enumerate(squares) if square.max() > fan.DARK]
     facts["frames_black"] = len(squares) - len(lit)
     if not lit:
         return facts | {"left_out": "all frames are black"}
     chosen = sampling.spread(lit, most)
     if masks:
-        np.save(f"{target}.masks.npy", lesions(masks, (height, width), area, size_px)[None])
+        np.save(f"{target}.masks.npy", lesions(masks, clip.images[0].shape, area, size_px)[None])
     np.save(f"{target}.frames.npy", np.stack([squares[index] for index in chosen]))
-    rows = [(sample.frames[index].number, sample.frames[index].time_s) for index in chosen]
+    rows = [(clip.numbers[index], clip.times_s[index]) for index in chosen]
     return facts | {"frames_kept": len(chosen), "rows": rows}
+
+
+def crop(clip: reading.Clip) -> fan.Fan:
+    """What of the clip's pictures is tissue: the fan that is found in them, or the region that the file states."""
+    area = fan.find(clip.images)
+    if area.kind == "full" and clip.region:
+        _, _, width, height = clip.region
+        return fan.Fan("region", clip.region, np.full((height, width), 255, np.uint8))
+    return area
 
 
 def lesions(masks: list[Path], shape: tuple[int, int], area: fan.Fan, size_px: int) -> np.ndarray:
@@ -146,55 +152,6 @@ def lesions(masks: list[Path], shape: tuple[int, int], area: fan.Fan, size_px: i
     return numbers
 
 
-def read(files: list[Path], fps: float, rate_hz: float, most: int, assumed_hz: float) -> tuple[sampling.Sample, float]:
-    """Sample a clip, one video file or one or more images, and say at which frame rate.
-
-    The source's own frame rate (`fps`, NaN if unknown) goes before a video's time stamps, these before its header, and
-    this before `assumed_hz`; what the video says has to be plausible. The header's frame count is never asked. Images
-    without a frame rate have no times.
-    """
-    if len(files) > 1 or catalogue.is_image(files[0]):
-        decoders = (partial(cv2.imread, str(file), cv2.IMREAD_GRAYSCALE) for file in files)
-        images = ((number / fps, decode) for number, decode in enumerate(decoders))
-        return sampling.sample(images, sampling.interval(fps, rate_hz), most), fps
-    video = _open(files[0])
-    header = video.get(cv2.CAP_PROP_FPS)
-    stated = fps if not math.isnan(fps) else header if _plausible(header) else assumed_hz
-    every_s = sampling.interval(stated, rate_hz)
-    sample = sampling.sample(_frames(video, stated, stamped=math.isnan(fps)), every_s, most)
-    measured = (sample.read - 1) / sample.span_s if sample.read > 1 else stated
-    if _plausible(measured) or not math.isnan(fps):
-        return sample, measured
-    return sampling.sample(_frames(_open(files[0]), stated, stamped=False), every_s, most), stated
-
-
-def _open(file: Path) -> cv2.VideoCapture:
-    return cv2.VideoCapture(str(file), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-
-
-def _frames(video: cv2.VideoCapture, fps: float, stamped: bool) -> Iterator[tuple[float, Callable]]:
-    """Time and decoder of each frame; where a time stamp is missing or impossible, a frame's length is added."""
-    time = -1 / fps
-    while video.grab():
-        stamp = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        time = stamp if stamped and 0 < stamp - time < LEAP_S else time + 1 / fps
-        yield time, partial(_retrieve, video)
-
-
-def _retrieve(video: cv2.VideoCapture) -> np.ndarray | None:
-    done, image = video.retrieve()
-    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if done else None
-
-
-def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Images of one folder can differ in size; they take that of the first."""
-    return image if image.shape == (height, width) else cv2.resize(image, (width, height))
-
-
-def _plausible(fps: float) -> bool:
-    return PLAUSIBLE_HZ[0] <= fps <= PLAUSIBLE_HZ[1]
-
-
 def _masks(clip: tuple) -> list[Path]:
     """The mask files that the source's table names for a clip, if it has such a column."""
     return [Path(name) for name in getattr(clip, "masks", "").split(";") if name]
@@ -202,13 +159,12 @@ def _masks(clip: tuple) -> list[Path]:
 
 def _bytes(path: Path) -> int:
     """Size on disk of a file, or of the images of a folder."""
-    files = catalogue.images(path) if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.exists())
+    return sum(file.stat().st_size for file in kinds.files_of(path) if file.exists())
 
 
 def _checksum(files: list[Path]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for file in files:
+    for file in filter(Path.exists, files):
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

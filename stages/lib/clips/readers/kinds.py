@@ -1,0 +1,49 @@
+"""Which reader a clip needs: its first bytes decide, whatever its name ends in."""
+
+import gzip
+from pathlib import Path
+
+from stages.lib.clips import catalogue
+from stages.lib.clips.readers import images, stack, video
+from stages.lib.clips.readers.recording import Recording, Unreadable
+
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", *stack.TIFF)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of a clip: itself, or the images of a folder."""
+    return catalogue.images(path) if path.is_dir() else [path]
+
+
+def open_clip(path: Path) -> Recording:
+    """The clip as its reader found it.
+
+    Raises:
+        Unreadable: missing, empty, damaged, or of no kind that can be read; the message says which.
+    """
+    if not path.exists():
+        raise Unreadable("the file is missing")
+    files = files_of(path)
+    if not files:
+        raise Unreadable("the folder holds no image")
+    if not any(file.stat().st_size for file in files):
+        raise Unreadable("the file is empty (0 bytes)")
+    if path.is_dir():
+        return images.open_images(files)
+    start = _start(path)
+    if start.startswith(PICTURES) or start[8:12] == b"WEBP" or (start[:1] == b"P" and start[1:2] in b"1234567Ff"):
+        return stack.open_stack(path)
+    return video.open_video(path)
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file, unpacked where it is packed with gzip."""
+    with path.open("rb") as stream:
+        start = stream.read(1024)
+    if start.startswith(b"\x1f\x8b"):
+        try:
+            with gzip.open(path) as stream:
+                return stream.read(1024)
+        except (OSError, EOFError):
+            return start
+    return start
