@@ -4,7 +4,7 @@ import gzip
 from pathlib import Path
 
 from stages.lib.clips import catalogue
-from stages.lib.clips.readers import images, stack, video
+from stages.lib.clips.readers import dicom, images, stack, video, volume, volume_header
 from stages.lib.clips.readers.recording import Recording, Unreadable
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", *stack.TIFF)
@@ -31,8 +31,12 @@ def open_clip(path: Path) -> Recording:
     if path.is_dir():
         return images.open_images(files)
     start = _start(path)
+    if dicom.is_dicom(start):  # first: its preamble may pass for a TIFF
+        return dicom.open_dicom(path)
     if start.startswith(PICTURES) or start[8:12] == b"WEBP" or (start[:1] == b"P" and start[1:2] in b"1234567Ff"):
         return stack.open_stack(path)
+    if volume_header.is_volume(start):
+        return volume.open_volume(path, start)
     return video.open_video(path)
 
 

@@ -42,13 +42,17 @@ def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -
     recording = kinds.open_clip(path)
     notes = []
     sample, used_fps = _sampled(recording, fps, rate_hz, most, assumed_hz, notes)
-    facts = {"frames_read": sample.read, "frames_damaged": sample.damaged + recording.damaged, "fps": round(used_fps, 3)}
     frames = _of_one_size(sample.frames, recording.names, notes)
-    images, rule = pixels.to_8_bits([frame.image for frame in frames])
+    images, rule = pixels.to_8_bits([frame.image for frame in frames], recording.bits)
+    facts = {"frames_read": sample.read, "frames_damaged": recording.damaged, "fps": round(used_fps, 3)}
+    facts |= {"burned_in": "yes" if recording.burned_in else "", "grey": rule, "notes": "; ".join(recording.notes + notes)}
+    region = recording.region
     if images:
-        facts |= dict(zip(("height", "width"), images[0].shape, strict=True))
-    facts |= {"grey": rule, "mm_per_px": recording.mm_per_px, "notes": "; ".join(recording.notes + notes)}
-    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, recording.region)
+        height, width = images[0].shape
+        down, right = height / recording.shape[0], width / recording.shape[1]
+        facts |= {"height": height, "width": width, "mm_per_px": round(recording.mm_per_px / down, 6)}
+        region = region and tuple(round(side * scale) for side, scale in zip(region, (right, down) * 2, strict=True))
+    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region)
 
 
 def plausible(fps: float) -> bool:
@@ -69,13 +73,14 @@ def _sampled(
     stated = fps if overruled else recording.fps if believed else assumed_hz if recording.timed else math.nan
     every_s = sampling.interval(stated, rate_hz)
     sample = sampling.sample(_steady(recording, stated, stamped=not overruled), every_s, most)
-    measured = (sample.read - 1) / sample.span_s if sample.span_s > 0 else stated
+    whole = sample.span_s > 0 and not (recording.damaged and believed)  # of a damaged clip frames are missing
+    measured = (sample.read - 1) / sample.span_s if whole else stated
     if overruled or math.isnan(stated):
         return sample, measured
     if not plausible(measured):
         notes.append(f"its time stamps give {measured:.6g} frames a second, which is not believed: {stated:g} taken")
         return sampling.sample(_steady(recording, stated, stamped=False), every_s, most), stated
-    if not believed and math.isclose(measured, stated, rel_tol=1e-6):
+    if not believed and recording.untimed:
         said = "no frame rate" if math.isnan(recording.fps) else f"{recording.fps:.6g} frames a second, which is not believed"
         notes.append(f"its file states {said}: {stated:g} taken")
     return sample, measured
@@ -83,23 +88,29 @@ def _sampled(
 
 def _steady(recording: Recording, fps: float, stamped: bool) -> Frames:
     """Times from 0 on and decoders of each frame; where a time stamp is missing or impossible, a frame's length is added."""
-    time, start = -1 / fps, None
+    recording.damaged, recording.untimed, time, start = 0, 0, -1 / fps, None
     for stamp, decode in recording.frames():
         start = stamp if start is None else start
         since = stamp - start
-        time = since if stamped and 0 < since - time < LEAP_S else time + 1 / fps
-        yield time, partial(_decoded, decode, recording.aspect)
+        believed = 0 < since - time < LEAP_S
+        recording.untimed += not believed
+        time = since if stamped and believed else time + 1 / fps
+        yield time, partial(_decoded, decode, recording)
 
 
-def _decoded(decode: Callable[[], np.ndarray | None], aspect: float) -> np.ndarray | None:
+def _decoded(decode: Callable[[], np.ndarray | None], recording: Recording) -> np.ndarray | None:
     """The frame on square pixels, or None if it is damaged."""
     try:
         image = decode()
     except MemoryError:
         raise
     except Exception:  # whatever a decoder raises on damaged bytes
+        image = None
+    if image is None or not image.size:
+        recording.damaged += 1
         return None
-    return None if image is None or not image.size else pixels.fitted(image, aspect)
+    recording.shape = recording.shape or image.shape
+    return pixels.fitted(image, recording.aspect)
 
 
 def _of_one_size(frames: list[sampling.Frame], names: list[str], notes: list[str]) -> list[sampling.Frame]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -27,8 +28,12 @@ class Recording:
         mm_per_px: height of a pixel in mm, NaN if unknown.
         region: left, top, width, height in px of the picture of tissue, where the file states it.
         burned_in: whether the file says that names or dates are written into its pixels.
-        damaged: frames that no decoder could make out so far; the reader counts them while `frames` runs.
+        bits: of each value in use, where the file says so and it matters.
+        damaged: frames that could not be made out so far: those that a reader never yields, and those whose decoder fails.
+        untimed: frames so far whose time stamp is missing or impossible.
         names: file name of each frame, where a clip is a folder of images.
+        files: other files that hold its pixels.
+        shape: height and width of a frame as delivered, once one was decoded.
         notes: sentences for the user about what was found and not believed.
     """
 
@@ -39,6 +44,10 @@ class Recording:
     mm_per_px: float = math.nan
     region: tuple[int, int, int, int] | None = None
     burned_in: bool = False
+    bits: int | None = None
     damaged: int = 0
+    untimed: int = 0
     names: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    shape: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)

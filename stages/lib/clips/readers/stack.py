@@ -26,7 +26,8 @@ def first(file: Path) -> np.ndarray:
     Raises:
         Unreadable: the picture is damaged.
     """
-    _, decode = next(open_stack(file).frames())
+    frames = open_stack(file).frames()  # kept until the end: it holds the file open
+    _, decode = next(frames)
     return decode()
 
 
@@ -57,8 +58,10 @@ def _named(file: Path) -> Iterator[None]:
 
 def _open_animation(file: Path) -> Recording:
     with _named(file), Image.open(file) as image:
-        duration_s = image.info.get("duration", 0) / 1000
         several = getattr(image, "n_frames", 1) > 1
+        if several:
+            image.load()  # WebP knows the duration only then
+        duration_s = image.info.get("duration", 0) / 1000
     return Recording(frames=partial(_shown, file), fps=1 / duration_s if duration_s else math.nan, timed=several)
 
 

@@ -76,14 +76,14 @@ def _stream(container: av.container.InputContainer) -> av.VideoStream:
 
 def _frames(source: Path | BinaryIO, clip: Recording, aspect: float) -> Frames:
     """Go through the file; what is damaged is counted, and the frames after it go on."""
-    clip.damaged = 0
     with _container(source) as container:
         stream = _stream(container)
         decode = _Luminance(aspect)
         for frame in _decoded(container, stream, clip):
-            if frame.is_corrupt:
-                clip.damaged += 1
+            counted = clip.damaged
             yield _time(frame, stream), partial(decode, frame)
+            if frame.is_corrupt and clip.damaged == counted:  # nobody has looked at it
+                clip.damaged += 1
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream, clip: Recording) -> Iterator[av.VideoFrame]:
