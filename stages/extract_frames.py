@@ -1,20 +1,23 @@
 """Clips of one source → frames cropped to the fan, square and grey, in a frame store.
 
-reads   data/<collection>/<source>/        video files, folders of images, still images (see stages/sources/<source>.py)
+reads   data/<collection>/<source>/        video files, folders of images, still images (see stages/sources/<source>.py);
+                                           crops.csv, if there: crops that overrule those found (stages/lib/clips/crop/given.py)
 writes  data/frames/<source>/frames.npy    uint8 [N, size_px, size_px], clips by id, the frames of a clip in time order
         data/frames/<source>/masks.npy     uint8 as frames.npy, where the source has masks: 0, or which lesion, from 1
         data/frames/<source>/frames.csv    row, clip, frame (number in the clip), time_s (empty where unknown)
         data/frames/<source>/clips.csv     a line per clip, left out or not: the source's table, with fps as used;
                                            COLUMNS; left_out, the reason in words
+        reports/crops/<source>.html        the crops on the whole pictures, the uncertain ones first
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,13 +25,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.lib.clips import catalogue, fan, sampling, store, workers
+from stages.lib.clips.crop import choice, given, sheet
 from stages.lib.params import UserError, require, run
 
 # In clips.csv beside the source's table: size as delivered, in px; frames decoded, kept, and of those looked at the
-# all-black and the undecodable ones; what the crop went by (stages/lib/clips/fan.py), its box in px; blake2b of the files; the
-# probe's geometry in sides of the kept frames, the half angle in radians, empty where it could not be told.
+# all-black and the undecodable ones; what the crop went by (stages/lib/clips/fan.py), its box in px, why it may be wrong, and
+# how many frames show something else (a title slide); blake2b of the files; the probe's geometry in sides of the kept frames,
+# the half angle in radians, empty where it could not be told.
 COLUMNS = dict.fromkeys(("height", "width", "frames_read", "frames_kept", "frames_black", "frames_damaged"), 0)
-COLUMNS |= {"crop": "", "crop_left": 0, "crop_top": 0, "crop_width": 0, "crop_height": 0, "checksum": ""}
+COLUMNS |= choice.COLUMNS | {"checksum": ""}
 COLUMNS |= dict.fromkeys(store.FAN, math.nan)
 PLAUSIBLE_HZ = (1, 240)  # frame rates outside are slips of a video's header or time stamps
 LEAP_S = 60  # so is a time stamp this far from the one before it
@@ -41,6 +46,7 @@ def main(
     max_frames_per_clip: int,
     assumed_frame_rate_hz: float,
     size_px: int,
+    geometry: Literal["fan", "beams"],
 ) -> None:
     """Extract the frames of every clip of `source`, on all cores.
 
@@ -58,9 +64,11 @@ def main(
 
     table = import_module(f"stages.sources.{source}").clips(Path("data", collection, source))
     table.loc[table["clip"].duplicated() & (table["left_out"] == ""), "left_out"] = "duplicate clip id: the first stays"
+    crops = given.read(Path("data", collection, source), table["clip"])
     with store.replacing(Path("data", "frames", source)) as folder:
         kept, frames = extract_all(
-            table, folder, source, frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px
+            table, folder, source, frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px, geometry, crops,
+            Path("reports", "crops", f"{source}.html"),
         )
     rest = f"; {len(table) - kept} left out (see clips.csv)" if kept < len(table) else ""
     print(f"data/frames/{source}: {kept} of {len(table)} clips, {frames:,} frames of {size_px} px{rest}")
@@ -74,31 +82,55 @@ def extract_all(
     max_frames_per_clip: int,
     assumed_frame_rate_hz: float,
     size_px: int,
+    geometry: str = "fan",
+    crops: Mapping[str, given.Given] | None = None,
+    contact_sheet: Path | None = None,
 ) -> tuple[int, int]:
     """Write the clips of a source's table as a frame store into `folder`; return how many clips and frames it holds.
+
+    Args:
+        geometry: `fan`: the fan as the scanner shows it; `beams`: beam × depth (stages/lib/clips/fan.py).
+        crops: the user's crops, by clip.
+        contact_sheet: page that shows the crops; None: no page.
 
     Raises:
         UserError: no clip can be used.
     """
     todo = [clip for clip in table.itertuples() if not clip.left_out]
     todo.sort(key=lambda clip: -_bytes(Path(clip.path)))  # the longest first: no straggler at the end
-    jobs = {clip.Index: (Path(clip.path), clip.fps, folder / f"{clip.Index}", _masks(clip)) for clip in todo}
+    jobs = {clip.Index: (Path(clip.path), clip.fps, folder / f"{clip.Index}", _masks(clip), (crops or {}).get(clip.clip))
+            for clip in todo}
     work = partial(
-        extract, rate_hz=frame_rate_hz, most=max_frames_per_clip, assumed_hz=assumed_frame_rate_hz, size_px=size_px
+        extract, rate_hz=frame_rate_hz, most=max_frames_per_clip, assumed_hz=assumed_frame_rate_hz, size_px=size_px,
+        geometry=geometry, pictured=bool(contact_sheet),
     )
     results = workers.each(work, jobs, workers.workers())
     facts = dict(tqdm(results, desc=name, total=len(jobs), unit="clip", disable=None))
     clips = [row | COLUMNS | _columns(facts.get(index, {})) for index, row in enumerate(table.to_dict("records"))]
+    if contact_sheet:
+        sheet.write(contact_sheet, name, [{"picture": ""} | clip for clip in clips])
+    for clip in clips:
+        clip.pop("picture", None)
     return _join(folder, clips, size_px)
 
 
 def extract(
-    path: Path, fps: float, target: Path, masks: list[Path], rate_hz: float, most: int, assumed_hz: float, size_px: int
+    path: Path,
+    fps: float,
+    target: Path,
+    masks: list[Path],
+    crop: given.Given | None,
+    rate_hz: float,
+    most: int,
+    assumed_hz: float,
+    size_px: int,
+    geometry: str = "fan",
+    pictured: bool = False,
 ) -> dict:
     """Write the frames of one clip to <target>.frames.npy, those of its masks (of a still image) to <target>.masks.npy.
 
     Returns:
-        The clip's columns, and `rows`: (frame, time_s) of each frame.
+        The clip's columns, `rows`: (frame, time_s) of each frame, and `picture` for the contact sheet if `pictured`.
     """
     if not path.exists():
         return {"left_out": "the file is missing"}
@@ -111,24 +143,31 @@ def extract(
         return facts | {"left_out": "no frame can be decoded: damaged, or no video or image file"}
     height, width = sample.frames[0].image.shape
     images = [_resized(frame.image, height, width) for frame in sample.frames]
-    area = fan.find(images)
-    facts |= {"fps": round(used_fps, 3), "height": height, "width": width, "crop": area.kind}
-    facts |= dict(zip(("crop_left", "crop_top", "crop_width", "crop_height"), area.box, strict=True))
-    facts |= dict(zip(store.FAN, np.round(fan.sector(area) or [math.nan] * 5, 4).tolist(), strict=True))
-    squares = [fan.crop(image, area, size_px) for image in images]
-    lit = [index for index, square in enumerate(squares) if square.max() > fan.DARK]
-    facts["frames_black"] = len(squares) - len(lit)
+    area = choice.choose(images, crop)
+    facts |= {"fps": round(used_fps, 3), "height": height, "width": width} | choice.columns(area)
+    cut = fan.cut(area, size_px, geometry)
+    if pictured:
+        facts["picture"] = sheet.picture(images, area)
+    if not cut:
+        return facts | {"left_out": "the shape of its fan is no probe's: no geometry to take beams by"}
+    facts |= dict(zip(store.FAN, np.round(cut.ring or [math.nan] * 5, 4).tolist(), strict=True))
+    squares = [cut(image) for image in images]
+    usual = [index for index in range(len(squares)) if index not in area.odd]
+    lit = [index for index in usual if squares[index].max() > fan.DARK]
+    facts["frames_black"] = len(usual) - len(lit)
     if not lit:
         return facts | {"left_out": "all frames are black"}
     chosen = sampling.spread(lit, most)
+    if pictured:
+        facts["picture"] = sheet.picture([images[index] for index in chosen], area)
     if masks:
-        np.save(f"{target}.masks.npy", lesions(masks, (height, width), area, size_px)[None])
+        np.save(f"{target}.masks.npy", lesions(masks, (height, width), cut)[None])
     np.save(f"{target}.frames.npy", np.stack([squares[index] for index in chosen]))
     rows = [(sample.frames[index].number, sample.frames[index].time_s) for index in chosen]
     return facts | {"frames_kept": len(chosen), "rows": rows}
 
 
-def lesions(masks: list[Path], shape: tuple[int, int], area: fan.Fan, size_px: int) -> np.ndarray:
+def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarray:
     """The masks, cropped and scaled as their image, in one: 0, or the number of the lesion that covers half of the pixel.
 
     Lesions count from 1 in the order of their files; where two overlap, the later one has the pixel. uint8 [size_px, size_px].
@@ -136,13 +175,13 @@ def lesions(masks: list[Path], shape: tuple[int, int], area: fan.Fan, size_px: i
     Raises:
         ValueError: a mask that cannot be decoded or has not the image's shape: it would lie elsewhere.
     """
-    numbers = np.zeros((size_px, size_px), np.uint8)
+    numbers = np.zeros((cut.size_px, cut.size_px), np.uint8)
     for number, path in enumerate(masks, 1):
         mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if mask is None or mask.shape != shape:
             raise ValueError(f"its mask {path.name} is damaged or not of the image's size")
         binary = np.where(mask > 127, 255, 0).astype(np.uint8)
-        numbers[fan.crop(binary, area, size_px) > 127] = number
+        numbers[cut(binary) > 127] = number
     return numbers
 
 
