@@ -13,9 +13,9 @@ from recordings import write_av
 
 from stages import extract_frames
 from stages.lib.clips import sampling, store, workers
-from stages.lib.params import UserError
+from stages.lib.params import UserError, from_params
 
-PARAMS = {"frame_rate_hz": 5.0, "max_frames_per_clip": 10, "assumed_frame_rate_hz": 20.0, "size_px": 32}
+PARAMS = {"frame_rate_hz": 5.0, "max_frames_per_clip": 10, "assumed_frame_rate_hz": 20.0, "size_px": 32, "geometry": "fan"}
 CODECS = {".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80", ".mov": "mp4v", ".mp4": "mp4v", ".mpeg": "mp4v"}
 
 
@@ -250,7 +250,7 @@ def text_as_image(raw):
         (empty_file, "empty (0 bytes)"),
         (all_black, "all frames are black"),
         (missing, "the file is missing"),
-        (dicom, "neither a video nor an image file that can be read (.dcm)"),
+        (dicom, "no frame can be decoded"),
         (no_image_inside, "the folder holds no image"),
     ],
 )
@@ -337,7 +337,7 @@ def test_no_clip_left(raw):
 )
 def test_impossible_parameters(raw, changes):
     with pytest.raises(UserError, match=f"extract_frames.{next(iter(changes))} is"):
-        extract_frames.main(source="custom", collection="raw", **PARAMS | changes)
+        from_params(extract_frames.main, PARAMS | changes, "extract_frames", source="custom", collection="raw")
 
 
 def test_unknown_source_and_worker_count(raw, monkeypatch):
