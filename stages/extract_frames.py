@@ -100,7 +100,7 @@ def _masks(clip: tuple) -> list[Path]:
 
 def _bytes(path: Path) -> int:
     """Size on disk of a file, or of the images of a folder."""
-    return sum(file.stat().st_size for file in kinds.files_of(path) if file.exists())
+    return sum(file.stat().st_size for file in kinds.files_of(path))
 
 
 def _columns(result: dict | Exception) -> dict:

@@ -99,7 +99,7 @@ def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarr
 
 def _checksum(path: Path) -> str:
     """Of a clip's files; '' where there is none."""
-    digest, files = hashlib.blake2b(digest_size=16), [file for file in kinds.files_of(path) if file.exists()]
+    digest, files = hashlib.blake2b(digest_size=16), kinds.files_of(path)
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

@@ -11,8 +11,8 @@ PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", *stack.TIFF)
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a clip: itself, or the images of a folder."""
-    return catalogue.images(path) if path.is_dir() else [path]
+    """The files of a clip: itself, or the images of a folder; none where there is neither."""
+    return catalogue.images(path) if path.is_dir() else [path] if path.is_file() else []
 
 
 def open_clip(path: Path) -> Recording:
@@ -21,11 +21,10 @@ def open_clip(path: Path) -> Recording:
     Raises:
         Unreadable: missing, empty, damaged, or of no kind that can be read; the message says which.
     """
-    if not path.exists():
-        raise Unreadable("the file is missing")
     files = files_of(path)
     if not files:
-        raise Unreadable("the folder holds no image")
+        there = "the folder holds no image" if path.is_dir() else "neither a file nor a folder"
+        raise Unreadable(there if path.exists() else "the file is missing")
     if not any(file.stat().st_size for file in files):
         raise Unreadable("the file is empty (0 bytes)")
     if path.is_dir():
