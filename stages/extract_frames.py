@@ -7,6 +7,7 @@ writes  data/frames/<source>/frames.npy    uint8 [N, size_px, size_px], clips by
         data/frames/<source>/frames.csv    row, clip, frame (number in the clip), time_s (empty where unknown)
         data/frames/<source>/clips.csv     a line per clip, left out or not: the source's table, with fps as used;
                                            COLUMNS; left_out, the reason in words
+        data/frames/<source>/facts.json    how the frames were taken: the five parameters of the block
         reports/crops/<source>.html        the crops on the whole pictures, the uncertain ones first
 """
 
@@ -111,6 +112,8 @@ def extract_all(
         sheet.write(contact_sheet, name, [{"picture": ""} | clip for clip in clips])
     for clip in clips:
         clip.pop("picture", None)
+    store.write_facts(folder, frame_rate_hz=frame_rate_hz, max_frames_per_clip=max_frames_per_clip,
+                      assumed_frame_rate_hz=assumed_frame_rate_hz, size_px=size_px, geometry=geometry)
     return _join(folder, clips, size_px)
 
 

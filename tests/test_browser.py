@@ -224,7 +224,7 @@ def test_a_table_is_sorted_by_numbers_and_by_text(browser):
     page = browser.new_page()
     rows = "".join(f"<tr><td>{name}</td><td>x</td><td>{value}</td></tr>" for name, value in CELLS)
     page.set_content(TABLE.format(rows + "<tr><td>last</td><td>x</td><td data-value='2'>same file</td></tr>"))
-    page.add_script_tag(path=Path(report.__file__).parent / "page/sort.js")
+    page.add_script_tag(path=Path(report.__file__).parent / "lib/report/page/sort.js")
     states = "(heads) => heads.map((head) => head.getAttribute('aria-sort'))"
     assert page.locator("th button").count() == 2
     page.click("text=Value")

@@ -9,7 +9,7 @@ import pytest
 
 from stages.lib.clips import fan
 from stages.lib.clips.crop import detection
-from stages.lib.training.semantic_views import LINEAR
+from stages.lib.training.geometry import LINEAR
 from stages.phantoms.recording import Clip, scan
 
 

@@ -118,7 +118,7 @@ def test_the_table_of_patients_is_a_loop_over_the_predictions(run, seeds):  # no
             before = float(own)
             entry["outcome"] = 2 if not entry["right"] else int(entry["right"] < len(seeds) * len(entry["clips"]))
             expected[row] = entry
-        for number, said in enumerate((" predicted rightly in all clips", " in some", " in none")):
+        for number, said in enumerate((" predicted correctly in all clips", " in some", " in none")):
             count = sum(entry["outcome"] == number for entry in expected.values())
             assert f"{count} ({4 * count:.1f}&nbsp;%){said}" in re.sub(r"\s+", " ", source)
 
@@ -151,7 +151,7 @@ def test_a_map_is_shown_over_its_frame_and_an_empty_one_is_said_to_be(pictured):
     table, stored = pd.read_csv("data/frames/pocus/frames.csv"), np.load("data/frames/pocus/frames.npy")
     maps["number"] = range(5)
     maps = maps.sort_values(["right", "clip_probability"], ascending=[False, False])
-    right, wrong = source.split("<h4>Predicted wrongly</h4>")
+    right, wrong = source.split("<h4>Wrong predictions</h4>")
     assert len(images(right)) == 2 * maps["right"].sum() and len(images(wrong)) == 2 * (~maps["right"]).sum()
     for line, pair in zip(maps.itertuples(), np.reshape(images(source), (5, 2)), strict=True):
         row = table.loc[(table["clip"] == line.clip) & (table["frame"] == 1), "row"].item()

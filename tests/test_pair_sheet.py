@@ -14,7 +14,7 @@ from test_report import NASTY, Page, edit, parameters
 from test_report import run as run  # the fixture
 
 from stages import report
-from stages.lib.report import pair_sheet
+from stages.lib.report import pair_sheet, pictures
 
 
 def section():
@@ -51,8 +51,8 @@ def test_shares_that_round_to_nothing_are_left_out():
 
 def test_examples_stand_under_why_they_were_chosen_with_their_values(run):
     source = section()
-    some, least = source.index("At the end of the run"), source.index("The pairs that count least")
-    assert "The pairs that count most" not in source
+    some, least = source.index("At the end of the run"), source.index("The pairs of the lowest weight")
+    assert "The pairs of the highest weight" not in source
     for start, end, text in ((some, least, f"<b>{html.escape(NASTY)}</b>, weight 0.250, 4 frames apart"),
                              (least, None, "<b>c.mp4</b>, weight 0.125, 1 frame apart")):
         assert text in source[start:end]
@@ -61,7 +61,7 @@ def test_examples_stand_under_why_they_were_chosen_with_their_values(run):
 @pytest.mark.parametrize(("shape", "expected"), [((96, 96), (96, 96)), ((224, 224), (96, 96)), ((200, 100), (96, 48))])
 def test_large_pictures_are_made_smaller_with_their_mean(shape, expected):
     grey = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape).astype(np.uint8)
-    png = base64.b64decode(pair_sheet.picture(grey).partition(",")[2])
+    png = base64.b64decode(pictures.uri(pictures.small(grey, 96)).partition(",")[2])
     shown = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     assert shown.shape == expected and shown.mean() == pytest.approx(grey.mean(), abs=1)
 

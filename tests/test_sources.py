@@ -124,7 +124,7 @@ def test_gallbladder(tmp_path):
     make(tmp_path, {"GBCU/train.txt": "im1.jpg,0\nim2.jpg,2\ngone.jpg,1\n", "GBCU/test.txt": "im4.jpg,7\n"})
     clips, data = table("gallbladder", tmp_path)
     assert clips == {
-        "GBCU/imgs/gone.jpg": ("benign", "", "images", False),                # missing: extract_frames leaves it out
+        "GBCU/imgs/gone.jpg": ("benign", "", "images", True),                 # listed, but missing
         "GBCU/imgs/im1.jpg": ("normal", "", "images", False),
         "GBCU/imgs/im2.jpg": ("malignant", "", "images", False),
         "GBCU/imgs/im3.jpg": ("", "", "images", True),
@@ -175,7 +175,7 @@ def test_findings_of_covid_blues_are_columns_without_blanks_at_their_ends(tmp_pa
 def test_a_csv_of_covid_blues_without_its_columns_is_named(tmp_path, name):
     make(tmp_path, ["videos/patient_10_L1.mp4"])
     make(tmp_path, {name: "video,patient\na,b\n"})
-    with pytest.raises(UserError, match=f"{name} must be a csv with the columns "):
+    with pytest.raises(UserError, match=f"{name}: the first line must name the columns "):
         table("covid_blues", tmp_path, *FINDINGS)
 
 
@@ -231,7 +231,7 @@ def test_breast_masks_and_images_that_miss_each_other(tmp_path, layout):
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(None, "save DatasetB.xlsx as csv"), ("a,b\n1,2\n", "columns Image and Type")]
+    ("content", "sentence"), [(None, "save DatasetB.xlsx as csv"), ("a,b\n1,2\n", "must name the columns Image, Type")]
 )
 def test_breast_without_its_labels(tmp_path, content, sentence):
     make(tmp_path, ["original/000001.png"])

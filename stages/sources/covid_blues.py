@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib.clips import catalogue
-from stages.lib.params import UserError
+from stages.lib.clips import catalogue, lists
 
 TITLE = "COVID-BLUES: lung videos of 63 patients by the BLUE protocol, Maastricht University Medical Center"
 LICENCE = "CC BY-NC-ND 4.0"
@@ -52,11 +51,7 @@ def clips(folder: Path) -> pd.DataFrame:
 
 def _by_key(path: Path, key: str, columns: dict[str, str]) -> dict[str, dict[str, str]]:
     """What the file says of each clip or patient, under our names for its columns; nothing where there is no such file."""
-    try:
-        entries = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").rename(columns=str.strip)
-        entries = entries[[key, *columns]].apply(lambda column: column.str.strip()).rename(columns=columns)
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} must be a csv with the columns {', '.join([key, *columns])} ({error})") from None
-    return entries.drop_duplicates(key).set_index(key).to_dict("index")
+    entries = lists.read(path, [key, *columns])[[key, *columns]].apply(lambda column: column.str.strip())
+    return entries.rename(columns=columns).drop_duplicates(key).set_index(key).to_dict("index")

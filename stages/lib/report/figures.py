@@ -1,4 +1,4 @@
-"""Figures of the report as inline SVG whose colours the page sets, so that they follow its light and dark theme."""
+"""Figures of the report as inline SVG. The page sets their colours, so that they follow its light and dark theme."""
 
 import io
 import math
@@ -10,17 +10,17 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours that stand for a CSS value of the page until the SVG is written.
+# Placeholder colours: `_svg` replaces each by a CSS value of the page.
 INK, LINE = "#010101", "#020202"
 SERIES = [f"#0300{number:02x}" for number in range(1, 7)]
 PAGE = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{n})" for n, c in enumerate(SERIES, start=1)}
-LEGEND = 12  # lines that a legend in the figure can name; beyond, the page's table of the classes has the numbers
-MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # one more than the colours: both together repeat after 42
-DASHES = ["-", (0, (5, 2)), (0, (2, 2)), "-.", (0, (8, 2)), ":"]  # told apart without colour too
+LEGEND = 12  # most entries of a legend; with more classes, see the page's table of classes
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # one more than the colours, so that the pairs repeat after 42
+DASHES = ["-", (0, (5, 2)), (0, (2, 2)), "-.", (0, (8, 2)), ":"]  # so that lines differ without colour, too
 
 matplotlib.rcParams.update(
     {
-        "svg.fonttype": "none",  # text stays text: the page's font, searchable, read aloud
+        "svg.fonttype": "none",  # keep text as text: in the page's font, searchable, readable aloud
         "text.parse_math": False,  # a class name may hold a dollar sign
         "font.size": 10,
         "axes.edgecolor": LINE,
@@ -43,7 +43,7 @@ def roc(curves: pd.DataFrame, auroc: dict[str, float], name: str) -> Markup:
     Args:
         curves: class, fpr, tpr.
         auroc: class → area under its curve, for the legend.
-        name: distinguishes the ids in this SVG from those of the page's other figures.
+        name: of the figure; makes the ids in its SVG unique on the page.
     """
     figure, axes = _axes(3.7, 3.7)
     axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
@@ -58,11 +58,11 @@ def roc(curves: pd.DataFrame, auroc: dict[str, float], name: str) -> Markup:
 
 
 def losses(epochs: pd.DataFrame, kept: int) -> Markup:
-    """Training and held-out loss over the epochs, with a mark at the epoch whose weights were kept.
+    """Training and held-out loss over the epochs, with a line at the epoch whose weights were kept.
 
     Args:
-        epochs: epoch, loss, held_out_loss (may be empty where nothing was held out).
-        kept: that epoch.
+        epochs: epoch, loss, held_out_loss (empty if nothing was held out).
+        kept: the epoch whose weights were kept.
     """
     figure, axes = _axes(4.0, 2.9)
     marker = "o" if len(epochs) == 1 else None  # a line needs two points
@@ -80,17 +80,17 @@ MEASURES = {"knn_accuracy": "kNN accuracy", "alignment": "alignment", "uniformit
 
 
 def measures(epochs: pd.DataFrame) -> Markup:
-    """What there is of kNN accuracy, alignment and uniformity over the epochs, one above the other.
+    """kNN accuracy, alignment and uniformity over the epochs, a panel for each that was measured.
 
     Args:
-        epochs: epoch and the columns of MEASURES, empty where an epoch was not looked at; not all of them empty.
+        epochs: epoch and columns of MEASURES; NaN in epochs without a measurement. At least one value is not NaN.
     """
     known = [name for name in MEASURES if name in epochs and epochs[name].notna().any()]
     figure = Figure(figsize=(4.0, 0.6 + 1.15 * len(known)), layout="constrained")
     panels = figure.subplots(len(known), sharex=True, squeeze=False)[:, 0]
     for number, (axes, name) in enumerate(zip(panels, known, strict=True)):
-        looked = epochs[epochs[name].notna()]
-        axes.plot(looked["epoch"], looked[name], color=SERIES[number], marker="o", markersize=3)
+        measured = epochs[epochs[name].notna()]
+        axes.plot(measured["epoch"], measured[name], color=SERIES[number], marker="o", markersize=3)
         axes.set(ylabel=MEASURES[name])
     panels[-1].set(xlabel="epoch")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -98,7 +98,7 @@ def measures(epochs: pd.DataFrame) -> Markup:
 
 
 def pair_weights(pairs: pd.DataFrame) -> Markup:
-    """How much pairs count: the distribution by source, and against the distance of a pair's frames.
+    """The weights of pairs: their distribution by source, and weight against the distance between the pair's frames.
 
     Args:
         pairs: source, weight, frame_distance: a line per pair.
@@ -116,12 +116,12 @@ def pair_weights(pairs: pd.DataFrame) -> Markup:
 
 
 def scatter(marks: pd.DataFrame, groups: list[str], name: str) -> Markup:
-    """Places without scale, a colour and a marker for each group; open where `right` is false.
+    """Points without axes, a colour and a marker for each group; the marker is open where `right` is false.
 
     Args:
         marks: x, y, group, right.
         groups: in the order of the legend.
-        name: distinguishes the ids in this SVG from those of the page's other figures.
+        name: of the figure; makes the ids in its SVG unique on the page.
     """
     figure, axes = _axes(3.7, 3.5 + 0.19 * math.ceil(len(groups) / 2))
     for number, group in enumerate(groups):
@@ -138,7 +138,7 @@ def scatter(marks: pd.DataFrame, groups: list[str], name: str) -> Markup:
 
 
 def frame_distances(pairs: pd.DataFrame) -> Markup:
-    """How far apart the frames of pairs are, by source.
+    """The distance between the frames of a pair, by source.
 
     Args:
         pairs: source, frame_distance: a line per pair.
@@ -152,18 +152,18 @@ def frame_distances(pairs: pd.DataFrame) -> Markup:
     return _svg(figure, "frame_distances")
 
 
-def negative_distances(looks: pd.DataFrame, epochs: pd.DataFrame) -> Markup:
-    """How far the negatives of the own clip were from the anchor, and the window that the curriculum set.
+def negative_distances(recorded: pd.DataFrame, epochs: pd.DataFrame) -> Markup:
+    """The distance from the anchor to the negatives of the same clip, and the window that the curriculum set.
 
     Args:
-        looks: epoch, mean, low, high: fractions of the clip.
-        epochs: epoch, negative_low, negative_high: the window at the end of each epoch, empty before negatives come in.
+        recorded: epoch, mean, low, high of the distance, as fractions of the clip.
+        epochs: epoch, negative_low, negative_high: the window at the end of each epoch; NaN before negatives are used.
     """
     figure, axes = _axes(4.0, 2.9)
-    done = epochs["epoch"] + 1      # epochs done: the window is that of an epoch's end, the pairs are those of its course
+    done = epochs["epoch"] + 1      # the window belongs to the end of an epoch; the pairs come from its whole course
     axes.fill_between(done, epochs["negative_low"], epochs["negative_high"], color=LINE, linewidth=0, label="window set")
-    axes.vlines(looks["epoch"] + 0.5, looks["low"], looks["high"], color=SERIES[0], label="5 to 95 % of clips")
-    axes.plot(looks["epoch"] + 0.5, looks["mean"], "o", color=SERIES[0], markersize=4, label="mean")
+    axes.vlines(recorded["epoch"] + 0.5, recorded["low"], recorded["high"], color=SERIES[0], label="5 to 95 % of clips")
+    axes.plot(recorded["epoch"] + 0.5, recorded["mean"], "o", color=SERIES[0], markersize=4, label="mean")
     axes.set(xlabel="epochs done", ylabel="distance / length of the clip", ylim=(0, None))
     axes.set(xlim=(0, done.max()))
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -172,13 +172,13 @@ def negative_distances(looks: pd.DataFrame, epochs: pd.DataFrame) -> Markup:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of a size in inches: narrow, so that its text keeps its size on a phone."""
+    """An empty figure, size in inches. Narrow figures keep a readable text size on a phone."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def _svg(figure: Figure, name: str) -> Markup:
-    """The figure as an <svg> element without XML header, metadata or ids that another figure of the page has too."""
+    """The figure as an <svg> element, without XML header and metadata, and with ids that are unique on the page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

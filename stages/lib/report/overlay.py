@@ -1,4 +1,4 @@
-"""Pictures of frames with a heat map over them: a video of a clip, or a sheet of its frames."""
+"""Frames with a heat map over them, as a video of a clip or as a sheet of its frames."""
 
 import math
 from pathlib import Path
@@ -10,12 +10,12 @@ from stages.lib.params import require
 
 TILE_PX = 320
 LINE_PX = 20
-STRENGTH = 0.6      # of the colour where the map is highest; where it is 0 the frame shows unchanged
-COLOURS = cv2.COLORMAP_VIRIDIS  # perceptually even, and told apart by the colour-blind
+STRENGTH = 0.6      # weight of the colour where the map is 1; where it is 0, the frame is unchanged
+COLOURS = cv2.COLORMAP_VIRIDIS  # perceptually uniform, and readable for the colour-blind
 
 
 def blend(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The frame under the map: uint8 [H, W, 3], blue first.
+    """The frame with the map over it: uint8 [H, W, 3] (blue, green, red).
 
     Args:
         frame: uint8 [H, W].
@@ -28,11 +28,12 @@ def blend(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def panel(frame: np.ndarray, heat: np.ndarray, lines: list[str]) -> np.ndarray:
-    """The frame, beside it the same under the map, below both the lines: uint8 [H, W, 3], blue first.
+    """The frame, to its right the frame with the map over it, and lines of text below: uint8 [H, W, 3] (blue, green, red).
 
     Args:
         frame: uint8 [S, S].
         heat: 0…1, [S, S].
+        lines: of text.
     """
     size = (TILE_PX, TILE_PX)
     frame, heat = (cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in (frame, heat.astype(np.float32)))
@@ -43,7 +44,7 @@ def panel(frame: np.ndarray, heat: np.ndarray, lines: list[str]) -> np.ndarray:
 
 
 def write_video(path: Path, panels: list[np.ndarray], frame_rate_hz: float) -> None:
-    """The panels as an mp4 file."""
+    """Write the panels as an mp4 file."""
     height, width = panels[0].shape[:2]
     video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), frame_rate_hz, (width, height))
     require(video.isOpened(), f"{path} cannot be written")
@@ -53,7 +54,7 @@ def write_video(path: Path, panels: list[np.ndarray], frame_rate_hz: float) -> N
 
 
 def write_sheet(path: Path, panels: list[np.ndarray]) -> None:
-    """The panels side by side and below each other, as one picture."""
+    """Write the panels as one picture, in rows and columns."""
     columns = math.ceil(math.sqrt(len(panels)))
     panels = panels + [np.zeros_like(panels[0])] * (-len(panels) % columns)
     rows = [np.hstack(panels[start : start + columns]) for start in range(0, len(panels), columns)]

@@ -1,4 +1,4 @@
-"""Pages for people from the Jinja templates in stages/lib/report/page/."""
+"""Render the pages from the Jinja templates in stages/lib/report/page/."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ TEMPLATES = Path(__file__).with_name("page")
 
 
 def render(template: str, **values) -> str:
-    """A page, all text escaped in HTML: names of clips are the user's. A value that the template needs must be given.
+    """A page. A value that the template uses but does not get is an error.
 
-    In Markdown (`.md.j2`) a name from the user must go through the filter `code`.
+    Names of clips come from the user: HTML is escaped here, and a Markdown template (`.md.j2`) must use the filter `code`.
     """
     loader, escaping = jinja2.FileSystemLoader(TEMPLATES), jinja2.select_autoescape(["html.j2"])
     pages = jinja2.Environment(loader=loader, autoescape=escaping, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -22,11 +22,11 @@ def render(template: str, **values) -> str:
 
 
 def linked(citation: str) -> Markup:
-    """A citation whose `arXiv 2011.13066` and `doi 10.3390/app11020672` are links."""
+    """A citation in HTML, with `arXiv 2011.13066` and `doi 10.3390/app11020672` as links."""
     text = re.sub(r"arXiv (\d{4}\.\d{5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(escape(citation)))
     return Markup(re.sub(r"doi (10\.[^\s;,]*[^\s;,.])", r'<a href="https://doi.org/\1">doi \1</a>', text))
 
 
 def code(name: str) -> str:
-    """A name as Markdown shows it letter by letter, in a table, too."""
+    """A name as inline code, which Markdown shows letter by letter, in tables too."""
     return "`" + re.sub(r"\s+", " ", str(name)).replace("`", "'").replace("|", "\\|") + "`"

@@ -1,11 +1,11 @@
-"""What the held-out predictions say of each clip and each patient; of several seeds the means."""
+"""The held-out predictions of each clip and of each patient, averaged over the seeds."""
 
 import numpy as np
 import pandas as pd
 
 from stages.lib.evaluation import scores
 
-OUTCOMES = ("all", "some", "none")      # of a patient's clips are predicted rightly, by every seed
+OUTCOMES = ("all", "some", "none")      # of a patient's clips are predicted correctly, counted over all seeds
 
 
 def by_clip(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
@@ -15,7 +15,8 @@ def by_clip(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
         clips: seed, clip, patient, fold, label, p_<class> …: a line per seed and clip.
 
     Returns:
-        Probabilities are means over the seeds; `predicted` is the class of the highest, `probability` that of the true class.
+        Probabilities are means over the seeds. `predicted` is the class with the highest one (`predicted_probability`), and
+        `probability` belongs to the true class.
     """
     columns = [f"p_{name}" for name in classes]
     means = clips.groupby(["clip", "patient", "fold", "label"], as_index=False)[columns].mean()
@@ -25,21 +26,21 @@ def by_clip(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
 
 
 def by_patient(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """A line per patient, the lowest probability first; a clip of an unknown patient stands for one.
+    """A line per patient, the lowest probability first. A clip of an unknown patient counts as a patient of its own.
 
     Args:
         clips: as in `by_clip`.
 
     Returns:
-        patient (or clip), label (several where the patient's clips differ), clips, right (clips, mean over seeds),
-        probability (of the true class, mean over clips and seeds), fold, taken_for {class: wrong clips, mean over seeds},
-        outcome (of OUTCOMES).
+        patient (or clip), label (all labels of the patient's clips), clips, right (number of correct clips, mean over seeds),
+        probability (of the true class, mean over clips and seeds), fold, taken_for {predicted class: number of wrong clips,
+        mean over seeds}, outcome (one of OUTCOMES).
     """
-    told = clips.assign(predicted=scores.predicted(clips, classes), probability=true_probability(clips, classes))
-    told["right"] = told["predicted"] == told["label"]
-    told["name"] = told["patient"].where(told["patient"] != "", told["clip"])
+    table = clips.assign(predicted=scores.predicted(clips, classes), probability=true_probability(clips, classes))
+    table["right"] = table["predicted"] == table["label"]
+    table["name"] = table["patient"].where(table["patient"] != "", table["clip"])
     seeds, lines = len(scores.by_seed(clips)), []
-    for (_, name), part in told.groupby(["patient", "name"]):
+    for (_, name), part in table.groupby(["patient", "name"]):
         wrong = part.loc[~part["right"], "predicted"].value_counts()
         lines.append({
             "patient": name,
@@ -55,6 +56,6 @@ def by_patient(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
 
 
 def true_probability(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """What each line says of its own label, [N]."""
+    """The probability of the true class in each line, [N]."""
     places = table["label"].map(classes.index).to_numpy()
     return table[[f"p_{name}" for name in classes]].to_numpy()[np.arange(len(table)), places]

@@ -1,27 +1,30 @@
-"""Which state of the project a run belongs to: its revision, and the parameters that were changed for it."""
+"""What was run: the checkpoint, the parameters, and which of them differ from the committed ones."""
 
-import subprocess
+import hashlib
 
 import pandas as pd
 
 from stages.lib import revisions
+from stages.lib.networks.checkpoint import PRETRAINED
 
 
-def revision() -> str:
-    """The commit that is checked out, with what its code had besides; an empty string outside git."""
-    commit = _git("rev-parse", "--short", "HEAD")
-    return f"{commit}, with changes to the code" if commit and _git("status", "--porcelain", "--", "stages") else commit
+def checkpoint() -> str:
+    """The md5 of the pretrained network, as dvc.lock names it: with it `git log -S` finds the commit of a page.
+
+    The page names no commit and no time: the same data, code and parameters give the same bytes, in whatever clone.
+    """
+    return hashlib.md5(PRETRAINED.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def flat(parameters: dict) -> dict:
-    """Nested blocks as one level, under the names that -S takes: {"pretrain.epochs": 100, …}."""
+    """Nested blocks as one level, by the names that -S takes: {"pretrain.epochs": 100, …}."""
     return pd.json_normalize(parameters).to_dict("records")[0]
 
 
 def changes(parameters: dict) -> dict[str, tuple] | None:
-    """Which of the flat parameters the checked-out commit has otherwise: name → (value, the commit's or None).
+    """The flat parameters whose value differs from that of the commit: name → (value, committed value or None).
 
-    In an experiment (`dvc exp run -S …`) the commit's are those that it started from. None where there is no commit.
+    The commit of an experiment (`dvc exp run -S …`) is the one that it started from. Returns None if there is no commit.
     """
     committed = revisions.committed()
     if committed is None:
@@ -30,9 +33,23 @@ def changes(parameters: dict) -> dict[str, tuple] | None:
     return {name: (value, before.get(name)) for name, value in parameters.items() if before.get(name) != value}
 
 
-def _git(*words: str) -> str:
-    """What git says; an empty string where it fails or is not there."""
-    try:
-        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
+def values(parameters: dict) -> dict:
+    """The values that the templates need about the run, beside its results.
+
+    Args:
+        parameters: of the run, as `flat` returns them.
+    """
+    return {
+        "parameters": parameters,
+        "changes": changes(parameters),
+        "checkpoint": checkpoint(),
+        "method": parameters["pretrain.method"],
+        "tasks": ", ".join(parameters["finetune.tasks"]),
+        "seeds": parameters["finetune.seeds"],
+        "phantom": parameters["collection"] == "phantom",
+        "pretrained_start": parameters["finetune.init"] == "pretrained",
+        "interval": f"{100 * parameters['report.confidence']:g}\u00a0%",
+        "bootstrap_samples": parameters["report.bootstrap_samples"],
+        "perplexity": parameters["report.tsne.perplexity"],
+        "baselines": parameters["report.baselines"],
+    }
