@@ -29,7 +29,7 @@ from stages.lib.training.device import device
 from stages.tools.trained_network import restore_classifier
 
 NOTE = "for research only, not for diagnosis"
-EXTRACTION = ("frame_rate_hz", "max_frames_per_clip", "assumed_frame_rate_hz", "size_px")
+EXTRACTION = ("frame_rate_hz", "max_frames_per_clip", "assumed_frame_rate_hz", "size_px", "geometry")
 
 
 def main(paths: list[Path], task: str, out: Path, cam: bool) -> None:
@@ -43,7 +43,7 @@ def main(paths: list[Path], task: str, out: Path, cam: bool) -> None:
     network.to(device())
     columns = [f"p_{name}" for name in facts["classes"]]
     with tempfile.TemporaryDirectory() as folder:
-        extract_all(table(paths), Path(folder), f"predict {task}", **{key: facts[key] for key in EXTRACTION})
+        extract_all(table(paths), Path(folder), f"predict {task}", **{key: facts[key] for key in EXTRACTION if key in facts})
         data = store.read(folder)
         found = pd.DataFrame(probabilities(network, data.frames, facts), columns=columns)
         by_frame = data.frame_table[["clip", "frame", "time_s"]].join(found)
