@@ -153,7 +153,7 @@ def test_an_output_that_is_a_file_is_refused(project):
     ({"fc.weight": None}, {}, "must be one layer, of 512 features and 3 classes"),
     ({"fc.2.weight": torch.zeros(3, 3)}, {}, "must be one layer, of 512 features and 3 classes"),
     ({}, {"classes": ["a", "b"]}, "must be one layer, of 512 features and 2 classes"),
-    ({}, {"mean": None, "classes": None}, "does not say classes, mean: it is no fine-tuned network"),
+    ({}, {"mean": None, "classes": None}, "does not say classes, mean: it is not a fine-tuned network"),
 ])  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(project, changes, facts, sentence):
     save("models/lungs.safetensors", changes, **facts)
