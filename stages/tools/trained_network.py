@@ -32,7 +32,8 @@ def restore_classifier(path: Path) -> tuple[Classifier, dict]:
         UserError: as in `restore`; also for a backbone, or if one of the facts in NEEDED is missing.
     """
     absent = NEEDED - checkpoint.facts(path).keys()
-    require(not absent, f"{path} does not say {', '.join(sorted(absent))}: it is not a fine-tuned network; `dvc repro` makes one")
+    names = ", ".join(sorted(absent))
+    require(not absent, f"{path} does not say {names}: it is not a fine-tuned network; `dvc repro` makes one")
     return restore(path)
 
 
