@@ -26,10 +26,10 @@ OUTCOMES = ["train", "held_out", "left_out", "frames_dropped"]
 
 def main(
     seed: int,
+    copy_distance: dict,
     sources: list,
     held_out_fraction: float,
     classes: dict,
-    copy_distance: dict,
     extract_frames: dict,
     finetune: dict,
     segment: dict,
@@ -39,10 +39,10 @@ def main(
 
     Args:
         seed: of the split.
+        copy_distance: {clips, stills} of clips that are taken for copies of an evaluation clip (stages/lib/clips/copies.py).
         sources: whose clips enter.
         held_out_fraction: of each source's patients (or clips, where patients are unknown), kept for the held-out loss.
         classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
-        copy_distance: {clips, stills} of clips that are taken for copies of an evaluation clip (stages/lib/clips/copies.py).
         extract_frames: {sources}: those that have been extracted.
         finetune, segment: {tasks}: those whose clips must not enter.
         tasks: classes and subsets of each task.

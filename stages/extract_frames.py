@@ -6,6 +6,7 @@ writes  data/frames/<source>/frames.npy    uint8 [N, size_px, size_px], clips by
         data/frames/<source>/frames.csv    row, clip, frame (number in the clip), time_s (empty where unknown)
         data/frames/<source>/clips.csv     a line per clip, left out or not: the source's table, with fps as used;
                                            COLUMNS; left_out, the reason in words
+        data/frames/<source>/facts.json    how the frames were taken: the four parameters of the block
 """
 
 import hashlib
@@ -89,6 +90,8 @@ def extract_all(
     results = workers.each(work, jobs, workers.workers())
     facts = dict(tqdm(results, desc=name, total=len(jobs), unit="clip", disable=None))
     clips = [row | COLUMNS | _columns(facts.get(index, {})) for index, row in enumerate(table.to_dict("records"))]
+    store.write_facts(folder, frame_rate_hz=frame_rate_hz, max_frames_per_clip=max_frames_per_clip,
+                      assumed_frame_rate_hz=assumed_frame_rate_hz, size_px=size_px)
     return _join(folder, clips, size_px)
 
 

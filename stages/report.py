@@ -45,13 +45,14 @@ METRICS = (  # the scores in reports/metrics.json
     "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "balanced_accuracy_seed_sd", "auroc",
     "frame_accuracy", "published_protocol_accuracy", "linear_probe_balanced_accuracy", "knn_probe_balanced_accuracy",
     "dice", "dice_low", "dice_high", "mask_ap", "box_ap",            # segmentation
-    "held_out_loss", "knn_accuracy", "seconds",                      # pretraining
+    "held_out_loss", "knn_accuracy",                                 # pretraining
 )
 
 
 def main(
     seed: Seed,
     collection: str,
+    copy_distance: dict,
     extract_frames: dict,
     assemble_us4: dict,
     pretrain: dict,
@@ -76,8 +77,8 @@ def main(
     pretrained = pretraining.summary(pictured=worst_clips > 0)
     scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained["pretrained"]}
     parameters = {
-        "seed": seed, "collection": collection, "extract_frames": extract_frames, "assemble_us4": assemble_us4,
-        "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
+        "seed": seed, "collection": collection, "copy_distance": copy_distance, "extract_frames": extract_frames,
+        "assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
         "tasks": {name: tasks[name] for name in names}, **({"segment": segment} if segmented else {}),
         "report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips,
                    "tsne": tsne, "baselines": baselines},

@@ -1,9 +1,18 @@
-"""Small data sets that several tests use."""
+"""What all tests share: a thread each, the environment's commands on the path, small data sets."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"         # before torch is imported, and for what a test starts: tests run side by side
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+from stages.lib.clips import store
 
 CLIP_COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "height", "width", "frames_read", "frames_kept",
                 "frames_black", "checksum", "left_out"]
@@ -32,6 +41,7 @@ def write_frame_store(folder, clips, size_px=32, seed=0):
     np.save(folder / "frames.npy", texture.clip(0, 255).astype(np.uint8))
     rows.to_csv(folder / "frames.csv", index=False)
     table[CLIP_COLUMNS].to_csv(folder / "clips.csv", index=False)
+    store.write_facts(folder, frame_rate_hz=3.0, max_frames_per_clip=30, assumed_frame_rate_hz=25.0, size_px=size_px)
 
 
 def write_us4(folder, clips, size_px=32, seed=0):

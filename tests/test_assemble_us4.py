@@ -141,7 +141,7 @@ def test_the_seed_decides_the_split(sources):
         ({"sources": []}, "assemble_us4.sources is empty"),
         ({"sources": ["clust"]}, "add clust to extract_frames.sources"),
         ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
-        ({"copy_distance": {"clips": 0.6, "stills": 0.1}}, "assemble_us4.copy_distance.clips is 0.6"),
+        ({"copy_distance": {"clips": 0.6, "stills": 0.1}}, "copy_distance.clips is 0.6"),
         ({"finetune": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
         ({"segment": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
         ({"tasks": {}}, "tasks has no such block"),

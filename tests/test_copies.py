@@ -228,11 +228,11 @@ def test_a_task_without_clips_is_left_to_the_folds_to_refuse(workspace):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"clips": 0.5, "stills": 0.1}, "copy_distance.clips is 0.5; choose"),
-        ({"clips": 0.2, "stills": -0.1}, "copy_distance.stills is -0.1; choose"),
-        ({"clips": "near", "stills": 0.1}, "assemble_us4.copy_distance.clips is 'near'; it must be a number"),
+        ({"clips": 0.5, "stills": 0.1}, "copy_distance.clips is 0.5; it must be below 0.5"),
+        ({"clips": 0.2, "stills": -0.1}, "copy_distance.stills is -0.1; it must be 0 or more"),
+        ({"clips": "near", "stills": 0.1}, "copy_distance.clips is 'near'; it must be a number"),
         ({"clips": 0.2}, "stills is missing"),
-        ({"clips": 0.2, "stills": 0.1, "frames": 0.1}, "assemble_us4.copy_distance.frames is not a parameter"),
+        ({"clips": 0.2, "stills": 0.1, "frames": 0.1}, "copy_distance.frames is not a parameter"),
     ],
 )
 def test_impossible_limits_are_one_sentence(values, sentence):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.lib.clips import fan
-from stages.lib.training.semantic_views import LINEAR
+from stages.lib.training.geometry import LINEAR
 from stages.phantoms.recording import Clip, scan
 
 

@@ -17,11 +17,12 @@ from safetensors import safe_open
 from stages import finetune
 from stages.lib.clips import store
 from stages.lib.clips.tasks import groups
-from stages.lib.evaluation import cross_validation
-from stages.lib.evaluation.fine_tuning import Frames, inner_loss, predict
+from stages.lib.evaluation import cross_validation, preparation
+from stages.lib.evaluation.fine_tuning import inner_loss, predict
+from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone, Classifier
-from stages.lib.params import UserError
+from stages.lib.params import UserError, checked
 from stages.lib.training.views import Views
 
 ARCH = "shufflenet_v2_x0_5"      # the smallest there is
@@ -33,8 +34,7 @@ SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_b
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
             "probes": {"neighbours": 3, "regularisation": 1.0}, "grad_cam": {"per_fold": 1},
-            "extract_frames": {"frame_rate_hz": 3.0, "max_frames_per_clip": 30, "assumed_frame_rate_hz": 25.0},
-            "assemble_us4": {"copy_distance": {"clips": 0.25, "stills": 0.15}},
+            "copy_distance": {"clips": 0.25, "stills": 0.15},
             "tasks": {"toy": {"classes": ["ill", "well"], "subsets": ["convex"]}}}
 
 
@@ -50,6 +50,13 @@ def toy(workspace):
     torch.manual_seed(1)
     checkpoint.write(Backbone(ARCH).network.state_dict(), {"arch": ARCH})
     return workspace
+
+
+def run(settings):
+    """As `python -m stages.finetune toy` does: the block is checked before main() is called."""
+    given = {name: settings[name] for name in ("seed", "task", "tasks", "copy_distance")}
+    block = {name: value for name, value in settings.items() if name not in given}
+    finetune.main(**given, **checked(finetune.main, block, "finetune", given))
 
 
 def outputs():
@@ -122,7 +129,7 @@ def test_a_patient_on_both_sides_stops_the_run(toy, monkeypatch):
     def by_clip(clips, *_):
         return clips.assign(fold=pd.Series(range(len(clips)), dtype="Int64") % 3, group=groups(clips))
 
-    monkeypatch.setattr(finetune, "with_folds", by_clip)
+    monkeypatch.setattr(preparation, "with_folds", by_clip)
     with pytest.raises(AssertionError, match="patients on both sides"):
         finetune.main(**SETTINGS)
 
@@ -239,7 +246,7 @@ def test_of_equal_inner_losses_the_earlier_epoch_predicts(toy, monkeypatch):
 def test_the_inner_loss_is_the_mean_cross_entropy_of_its_frames(toy):
     network, views = Classifier(Backbone(ARCH), 2), Views(**VIEWS)
     grey = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8)
-    frames = Frames(grey, torch.tensor([0, 1, 1, 0, 1]), pd.DataFrame())
+    frames = TaskFrames(grey, torch.tensor([0, 1, 1, 0, 1]), pd.DataFrame())
     chances = predict(network, frames, torch.tensor([1, 3]), views).softmax(1)
     expected = -(math.log(chances[0, 1]) + math.log(chances[1, 0])) / 2
     assert inner_loss(network, frames, torch.tensor([1, 3]), views) == pytest.approx(expected, rel=1e-5)
@@ -299,25 +306,25 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
     ("change", "sentence"),
     [
         ({"init": "imagenet21k"}, "finetune.init is 'imagenet21k'; choose from"),
-        ({"trainable": "layer3"}, "finetune.trainable is 'layer3'; choose from head, last_block, all"),
+        ({"trainable": "layer3"}, "finetune.trainable is 'layer3'; it must be 'last_block', 'head' or 'all'"),
         ({"folds": 14}, "finetune.folds is 14; task toy has 13 patients"),
-        ({"epochs": 0}, "finetune.epochs is 0"),
+        ({"epochs": 0}, "finetune.epochs is 0; it must be 1 or more"),
         ({"folds": 12}, "has no clip of class"),
-        ({"select": "best_epoch"}, "finetune.select is 'best_epoch'; choose from last_epoch, inner_validation"),
+        ({"select": "best_epoch"}, "finetune.select is 'best_epoch'; it must be 'last_epoch' or 'inner_validation'"),
         ({"inner_fraction": 1.0}, "finetune.inner_fraction is 1.0"),
-        ({"label_fraction": 0.0}, "finetune.label_fraction is 0.0; choose above 0"),
+        ({"label_fraction": 0.0}, "finetune.label_fraction is 0.0; it must be above 0"),
         ({"label_fraction": 1.5}, "finetune.label_fraction is 1.5"),
         ({"label_fraction": 0.1, "select": "inner_validation"}, "without patients to train on"),
         ({"seeds": []}, r"finetune.seeds is \[\]"),
-        ({"seeds": [1, 1]}, r"finetune.seeds is \[1, 1\]"),
-        ({"seeds": [0.5]}, r"finetune.seeds is \[0.5\]"),
-        ({"seeds": [-1]}, r"finetune.seeds is \[-1\]"),
+        ({"seeds": [1, 1]}, r"finetune.seeds is \[1, 1\]; it must be a list that holds each value once"),
+        ({"seeds": [0.5]}, "finetune.seeds.0 is 0.5; it must be a whole number"),
+        ({"seeds": [-1]}, "finetune.seeds.0 is -1; it must be 0 or more"),
         ({"probes": {"neighbours": 0, "regularisation": 1.0}}, "finetune.probes.neighbours is 0"),
         ({"probes": {"neighbours": 3, "regularisation": 0.0}}, "finetune.probes.regularisation is 0"),
         ({"probes": {"neighbours": 3, "strength": 1.0}}, "finetune.probes.strength is not a parameter"),
         ({"grad_cam": {"per_fold": -1}}, "finetune.grad_cam.per_fold is -1"),
         ({"grad_cam": {}}, "per_fold is missing"),
-        ({"assemble_us4": {"copy_distance": {"clips": 1, "stills": 0.1}}}, "assemble_us4.copy_distance.clips is 1;"),
+        ({"copy_distance": {"clips": 1, "stills": 0.1}}, "copy_distance.clips is 1; it must be below 0.5"),
         ({"batch_size": 1}, "finetune.batch_size is 1"),
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),
         ({"tasks": {"toy": {"classes": ["ill", "dead"], "subsets": []}}}, "class dead"),
@@ -328,7 +335,7 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
 )
 def test_what_cannot_be_evaluated_is_one_sentence(toy, change, sentence):
     with pytest.raises(UserError, match=sentence):
-        finetune.main(**SETTINGS | change)
+        run(SETTINGS | change)
     assert not (toy / "reports").exists() and not (toy / "data/folds").exists()
     assert [path.name for path in (toy / "models").iterdir()] == ["pretrained.safetensors"]
 

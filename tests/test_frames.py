@@ -10,7 +10,7 @@ from stages import pretrain
 from stages.lib.clips import store
 from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import ClipSet
-from stages.lib.training.device_frames import Frames
+from stages.lib.training.device_frames import DeviceFrames
 
 CLIPS = [(2 + number % 4, ("a", "b", "")[number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def pair(clips, generator):
 def test_frames_are_those_of_the_rows_in_0_to_1(monkeypatch, where):
     monkeypatch.setenv("SONOPAIR_FRAMES_ON", where) if where else monkeypatch.delenv("SONOPAIR_FRAMES_ON", raising=False)
     stored = torch.randint(0, 256, (7, 1, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    frames, rows = Frames(stored, CPU), torch.tensor([[3, 0, 3], [6, 1, 2]])
+    frames, rows = DeviceFrames(stored, CPU), torch.tensor([[3, 0, 3], [6, 1, 2]])
     found = frames[rows]
     assert found.shape == (2, 3, 1, 4, 5) and found.dtype == torch.float32
     for place in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)):
@@ -51,7 +51,7 @@ def test_batches_are_equal_from_the_device_and_from_the_host(workspace, monkeypa
 def test_another_place_is_refused_with_the_choices(monkeypatch, where):
     monkeypatch.setenv("SONOPAIR_FRAMES_ON", where)
     with pytest.raises(UserError, match=f"^SONOPAIR_FRAMES_ON is '{where}'; choose from auto, device, host$"):
-        Frames(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), CPU)
+        DeviceFrames(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), CPU)
 
 
 @pytest.mark.gpu
@@ -61,7 +61,7 @@ def test_frames_that_do_not_fit_stay_on_the_host(monkeypatch):
     stored = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     for free, device in ((10 * stored.nbytes, "cuda"), (2 * stored.nbytes, "cuda"), (2 * stored.nbytes - 1, "cpu")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where, free=free: (free, 10 * free))
-        frames = Frames(stored, torch.device("cuda", 0))
+        frames = DeviceFrames(stored, torch.device("cuda", 0))
         assert frames.stored.device.type == device and frames.stored.is_pinned() == (device == "cpu")
         assert frames[torch.tensor([[1, 2]], device="cuda")].device.type == "cuda"
 
@@ -77,8 +77,8 @@ def test_the_loss_curve_is_the_same_from_the_device_and_from_the_host(workspace,
     for where in ("device", "host"):
         monkeypatch.setenv("SONOPAIR_FRAMES_ON", where)
         pretrain.main(seed=0, method=method, arch="resnet18", init="random", epochs=6, batch_size=4, steps_per_epoch=8,
-                      probe_every=3, methods={method: small(BLOCKS[method]) | {"keep": "last_epoch"}},
+                      measure_every=3, methods={method: small(BLOCKS[method]) | {"keep": "last_epoch"}},
                       views={"pipeline": "published"})
-        curves[where] = pd.read_csv("reports/pretrain.csv").drop(columns="seconds")
+        curves[where] = pd.read_csv("reports/pretrain.csv")
     # kernels of cuDNN need not add in the same order twice
     pd.testing.assert_frame_equal(curves["device"], curves["host"], rtol=1e-2)

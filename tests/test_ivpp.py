@@ -125,7 +125,7 @@ def test_a_key_too_many_or_missing_in_any_objective_is_named(train, chosen, name
 
 
 def test_an_unknown_objective_is_answered_with_the_choices(train):
-    with pytest.raises(UserError, match=r"methods\.ivpp\.objective is 'byol'; choose from simclr, vicreg, barlow_twins"):
+    with pytest.raises(UserError, match=r"methods\.ivpp\.objective is 'byol'; it must be 'simclr', 'vicreg' or 'barlow_twins'"):
         build("ivpp", train, objective="byol")
 
 

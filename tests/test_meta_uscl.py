@@ -13,7 +13,8 @@ from torch.func import functional_call
 from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import Clips
 from stages.lib.pretraining.losses import nt_xent
-from stages.lib.training.optimizer import descent
+from stages.lib.pretraining.meta_gradient import virtual_step
+from stages.lib.training.optimizer import optimizer_and_schedule
 
 CLIPS = [(frames, "", "train") for frames in (1, 2, 3, 5, 9, 6, 4, 8)] + [(frames, "", "held_out") for frames in (4, 6, 5, 7)]
 
@@ -54,7 +55,7 @@ def model(sets, monkeypatch):
 
 
 def optimizer_of(method):
-    return descent(method.trained(), 10, "sgd", 0.1, 1e-2, 0.0, 1.0, None)[0]
+    return optimizer_and_schedule(method.trained(), 10, "sgd", 0.1, 1e-2, 0.0, 1.0, None)[0]
 
 
 def batch(method, draw):
@@ -119,7 +120,7 @@ def test_the_virtual_step_is_the_step_of_the_optimiser(model, draw):
         frames, clips = batch(model, draw)
         feature, embedding = model(model.pairs(frames, clips, draw))
         loss = model.terms(embedding).mean()
-        after = model.virtual_step(loss, optimizer)
+        after = virtual_step(model.encoder_parameters(), loss, optimizer)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -204,7 +205,7 @@ def test_a_meta_step_every_so_many_steps(model, draw):
 
 
 def test_another_optimiser_than_sgd_is_refused(model, draw):
-    optimizer = descent(model.trained(), 10, "adam", 0.1, 0.0, 0.0, 1.0, None)[0]
+    optimizer = optimizer_and_schedule(model.trained(), 10, "adam", 0.1, 0.0, 0.0, 1.0, None)[0]
     with pytest.raises(UserError, match="methods.meta_uscl.optimizer.name must be sgd"):
         model.before_step(*batch(model, draw), optimizer, draw)
 

@@ -15,7 +15,7 @@ from stages.lib.clips import store
 from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import ClipSet
-from stages.lib.training.optimizer import descent
+from stages.lib.training.optimizer import optimizer_and_schedule
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "stages/methods").glob("*.py"))
@@ -69,7 +69,7 @@ def test_steps_reach_every_trained_parameter_and_lower_the_loss(name, train, hel
     queue = {"queue_size": 8} if "queue_size" in BLOCKS[name] else {}
     model = build(name, train, held_out, views=gentle, **queue)
     settings = ("sgd", 0.05) if name == "meta_uscl" else ("adam", 1e-3)
-    optimizer, schedule = descent(model.trained(), 10**6, *settings, 0.0, 0.0, 1.0, None)
+    optimizer, schedule = optimizer_and_schedule(model.trained(), 10**6, *settings, 0.0, 0.0, 1.0, None)
     before = {key: value.clone() for key, value in model.named_parameters()}
     losses = []
     for epoch in range(30):
@@ -104,7 +104,7 @@ def test_looking_at_held_out_clips_changes_nothing(name, train, held_out, draw):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_logged_is_a_number_for_the_batch_or_one_for_each_pair(name, train, held_out, draw):
     model = build(name, train, held_out)
-    optimizer, schedule = descent(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
+    optimizer, schedule = optimizer_and_schedule(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
     batches = train.batches(4, model.pick, draw, steps=2)
     means, pairs, losses = pretrain.train_epoch(model, batches, optimizer, schedule, draw, model.loss, 0, 2)
     assert all(isinstance(value, float) for value in means.values()) and len(losses) == 2

@@ -13,7 +13,7 @@ from test_methods import BLOCKS, METHODS, build, clip_sets
 from stages.lib.clips import store
 from stages.lib.networks.backbone import Backbone
 from stages.lib.pretraining import pairs
-from stages.lib.training.optimizer import descent
+from stages.lib.training.optimizer import optimizer_and_schedule
 
 LENGTHS = [20, 30, 25, 40, 16, 22, 35, 28]
 CLIPS = [(frames, label, "train") for frames, label in zip(LENGTHS, ["a", "b", "", "a"] * 2, strict=True)]
@@ -59,19 +59,19 @@ def pictures_of(images):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_training_step_takes_its_views_from_seen(name, sets, draw):
+def test_a_training_step_takes_its_views_from_step_views(name, sets, draw):
     """Bit for bit, in both encoders; of Meta-USCL the first pass, those after it are of the meta set."""
     model = made(name, sets).train()
-    optimizer, _ = descent(model.trained(), 10, **BLOCKS[name]["optimizer"])
+    optimizer, _ = optimizer_and_schedule(model.trained(), 10, **BLOCKS[name]["optimizer"])
     frames, clips = next(iter(sets[0].batches(4, model.pick, draw)))
     state = draw.get_state()
-    seen = model.seen(frames, clips, draw)
+    views = model.step_views(frames, clips, draw)
     queried, keyed = listening(model)
     draw.set_state(state)
     model.before_step(frames, clips, optimizer, draw)
     model.loss(frames, clips, draw)
     for entered, roles in ((queried, QUERIED.get(name, BOTH)), (keyed, KEYED.get(name, []))):
-        expected = [model.views.normalise(seen[role].grey) for role in roles]
+        expected = [model.views.normalise(views[role].grey) for role in roles]
         assert pictures_of(torch.cat(entered[:1] or [torch.empty(0)])) == pictures_of(torch.cat(expected or [torch.empty(0)]))
 
 
@@ -169,9 +169,10 @@ def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw, mon
     _, table = pairs.pictures(model, sets[0], draw)
     draw.set_state(state)
     frames, clips = sets[0].batch(torch.arange(8), model.pick, draw)
-    anchors = model.normalised(model.seen(frames, clips, draw)["anchor"])
+    anchor, _, *negatives = model.step_views(frames, clips, draw).values()
+    entered = model.normalised(anchor, *negatives, dim=1).flatten(0, 1)         # anchor and negatives, one pass as in the loss
     with torch.no_grad():
-        queries = torch.nn.functional.normalize(model.projection_head(model.train().backbone(anchors)), dim=1)
+        queries = torch.nn.functional.normalize(model.projection_head(model.train().backbone(entered)), dim=1)[::4]
     names = store.read("us4").clip_table["clip"]
     for clip, query in enumerate(queries):
         queue = zip(model.queue.embedding, model.queue.clip.tolist(), strict=True)
@@ -241,8 +242,8 @@ def test_chosen_clips_are_spread_over_the_sources(clips, most):
 def test_the_length_of_a_recording_is_from_its_first_to_its_last_frame(sets, tmp_path):
     data = store.read("us4")
     data.frame_table["frame"] = data.frame_table["frame"] * 3 + 5
-    pairs = [{"epoch": 2, "index": torch.tensor([3, 0]), "frame_distance": torch.tensor([4, 5])}]
-    pairs.write(tmp_path / "pairs", pairs, (np.zeros((0, 4, 4), np.uint8), pd.DataFrame(columns=["clip"])), data)
+    record = [{"epoch": 2, "index": torch.tensor([3, 0]), "frame_distance": torch.tensor([4, 5])}]
+    pairs.write(tmp_path / "pairs", record, (np.zeros((0, 4, 4), np.uint8), pd.DataFrame(columns=["clip"])), data)
     table = pd.read_csv(tmp_path / "pairs/pairs.csv")
     assert list(table)[:5] == pairs.FIRST and table["clip"].tolist() == ["source/3.mp4", "source/0.mp4"]
     assert table["clip_frames"].tolist() == [3 * 39 + 1, 3 * 19 + 1] and table["frame_distance"].tolist() == [4, 5]

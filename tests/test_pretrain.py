@@ -22,14 +22,14 @@ from test_methods import BLOCKS, METHODS, small
 
 from stages import pretrain
 from stages.lib.networks import checkpoint, clip_features
-from stages.lib.params import UserError
+from stages.lib.params import UserError, checked
 from stages.lib.pretraining import pairs
-from stages.lib.training.optimizer import descent
+from stages.lib.training.optimizer import optimizer_and_schedule
 from stages.lib.training.resume import Resume
 
 CLIPS = [(3 + number % 4, ["a", "b", ""][number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
 SETTINGS = {"seed": 0, "method": "uscl", "arch": "resnet18", "init": "random", "epochs": 4, "batch_size": 4,
-            "steps_per_epoch": None, "probe_every": 2, "methods": {name: small(BLOCKS[name]) for name in METHODS},
+            "steps_per_epoch": None, "measure_every": 2, "methods": {name: small(BLOCKS[name]) for name in METHODS},
             "views": {"pipeline": "published"}}
 
 
@@ -49,7 +49,7 @@ def us4(workspace):
 
 
 def result():
-    return load_file("models/pretrained.safetensors"), pd.read_csv("reports/pretrain.csv").drop(columns="seconds")
+    return load_file("models/pretrained.safetensors"), pd.read_csv("reports/pretrain.csv")
 
 
 def test_plain_torchvision_loads_the_weights(us4):
@@ -66,6 +66,7 @@ def test_the_runs_facts_are_in_the_metadata(us4):
     rows = pd.read_csv("reports/pretrain.csv")
     assert facts["method"] == "uscl" and facts["clips"] == 9 and facts["params"] == SETTINGS["methods"]["uscl"]
     assert facts["epoch"] == rows["held_out_loss"].idxmin()
+    assert (facts["mean"], facts["std"]) == (0.5, 0.25)
     assert facts["held_out_loss"] == rows["held_out_loss"].min()
     assert rows["knn_accuracy"].notna().tolist() == rows["uniformity"].notna().tolist() == [False, True, False, True]
     assert rows["step"].tolist() == [2, 4, 6, 8] and rows["epoch"].tolist() == [0, 1, 2, 3]
@@ -93,7 +94,7 @@ def test_a_method_that_says_nothing_of_pairs_leaves_an_empty_table(us4):
 def test_negatives_lie_within_the_window_of_their_epoch(workspace):
     """It shrinks from an epoch's begin, the end of the one before, to its end; they come in with the second of five."""
     write_us4(workspace / "data/us4", [(60 + 9 * number, "", "train") for number in range(8)] + [(9, "", "held_out")] * 2)
-    pretrain.main(**SETTINGS | {"method": "ucl", "epochs": 5, "probe_every": 1})
+    pretrain.main(**SETTINGS | {"method": "ucl", "epochs": 5, "measure_every": 1})
     rows, pairs = pd.read_csv("reports/pretrain.csv"), pd.read_csv("reports/pairs/pairs.csv")
     share = pairs["negative_frame_distance"] / pairs["clip_frames"]
     assert share.notna().groupby(pairs["epoch"]).sum().tolist() == [0, *[8] * 4]
@@ -109,7 +110,7 @@ def test_the_features_of_the_held_out_clips_are_those_of_the_kept_weights(us4, m
     edited.to_csv("data/us4/clips.csv", index=False)
     losses = iter([3.0, 1.0, 2.0, 1.5])
     monkeypatch.setattr(pretrain, "held_out_loss", lambda *_: next(losses))
-    pretrain.main(**SETTINGS | {"probe_every": 4, "methods": changed("optimizer", name="sgd", learning_rate=0.3)})
+    pretrain.main(**SETTINGS | {"measure_every": 4, "methods": changed("optimizer", name="sgd", learning_rate=0.3)})
     facts = checkpoint.facts()
     assert facts["epoch"] == 1      # of 4; after it the weights go far
     network = torchvision.models.resnet18()
@@ -243,14 +244,14 @@ def test_the_seed_decides(us4):
 
 
 def test_the_schedule_is_constant_then_a_cosine_to_zero():
-    _, rate = descent([torch.nn.Parameter(torch.zeros(1))], 100, "adam", 0.3, 0.0, 0.0, 0.2, None)
+    _, rate = optimizer_and_schedule([torch.nn.Parameter(torch.zeros(1))], 100, "adam", 0.3, 0.0, 0.0, 0.2, None)
     assert [rate(step) for step in (0, 10, 20)] == [0.3] * 3
     assert rate(60) == pytest.approx(0.15) and rate(100) == pytest.approx(0)
     assert all(rate(step + 1) < rate(step) for step in range(20, 100))
 
 
 def test_the_rate_warms_up_to_where_the_constant_part_begins():
-    _, rate = descent([torch.nn.Parameter(torch.zeros(1))], 100, "sgd", 0.1, 0.0, 0.2, 0.1, None)
+    _, rate = optimizer_and_schedule([torch.nn.Parameter(torch.zeros(1))], 100, "sgd", 0.1, 0.0, 0.2, 0.1, None)
     assert rate(0) == pytest.approx(0.1 * (0.1 + 0.9 * math.exp(-5)))
     assert rate(10) == pytest.approx(0.1 * (0.1 + 0.9 * math.exp(-1.25)))
     assert all(rate(step) < rate(step + 1) for step in range(20)) and rate(20) == rate(29) == 0.1 > rate(31)
@@ -260,7 +261,7 @@ def test_long_gradients_are_shortened_and_short_ones_left():
     """Two parameters, SGD of rate 1: the step is the gradient, its norm over both at most the limit."""
     for size, expected in ((10.0, 2.0), (0.5, 0.5)):
         parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))]
-        optimizer, _ = descent(parameters, 1, "sgd", 1.0, 0.0, 0.0, 1.0, 2.0)
+        optimizer, _ = optimizer_and_schedule(parameters, 1, "sgd", 1.0, 0.0, 0.0, 1.0, 2.0)
         gradient = torch.tensor([1.0, -2.0, 2.0, 4.0]) / 5 * size
         parameters[0].grad, parameters[1].grad = gradient[:3].clone(), gradient[3:].clone()
         optimizer.step()
@@ -275,33 +276,40 @@ def test_long_gradients_are_shortened_and_short_ones_left():
         ({"method": "unknown"}, "pretrain.method is 'unknown'; choose from"),
         ({"arch": "resnet1"}, "pretrain.arch is 'resnet1'; choose from .*resnet18"),
         ({"arch": "squeezenet1_0"}, "does not end in one linear layer"),
-        ({"epochs": 0}, "pretrain.epochs is 0"),
+        ({"epochs": 0}, "pretrain.epochs is 0; it must be 1 or more"),
+        ({"batch_size": 1}, "pretrain.batch_size is 1; it must be 2 or more"),
+        ({"seed": -1}, "pretrain.seed is -1; it must be 0 or more"),
         ({"batch_size": 10}, "pretrain.batch_size is 10; choose 2 to 9"),
-        ({"probe_every": 0}, "pretrain.probe_every is 0"),
+        ({"measure_every": 0}, "pretrain.measure_every is 0; it must be 1 or more"),
         (keeping("best"), "methods.uscl.keep is 'best'; choose from best_held_out_loss, last_epoch"),
-        ({"method": "moco_v2", "methods": BLOCKS | {"moco_v2": BLOCKS["moco_v2"] | {"queue_size": 3}}},
-         "methods.moco_v2.queue_size is 3; it must hold a batch, 4"),
         ({"init": "pretrained"}, "pretrain.init is pretrained; choose from random, imagenet or a file"),
         ({"init": "weights.pth"}, "init is 'weights.pth'; choose from random, imagenet"),
         ({"methods": changed("optimizer", warmup_fraction=0.6, constant_fraction=0.5)}, "warmup_fraction and .constant_f"),
         ({"methods": changed("optimizer", gradient_norm=0)}, "optimizer.gradient_norm is 0"),
-        ({"steps_per_epoch": 0}, "pretrain.steps_per_epoch"),
+        ({"steps_per_epoch": 0}, "pretrain.steps_per_epoch is 0; it must be 1 or more or null"),
         ({"methods": {}}, "methods has no block 'uscl'"),
         ({"methods": changed("optimizer", lr=0.1)}, "methods.uscl.optimizer.lr is not a parameter"),
-        ({"methods": changed("optimizer", name="lars")}, "optimizer.name is 'lars'; choose from adam, adamw, sgd"),
+        ({"methods": changed("optimizer", name="lars")},
+         "methods.uscl.optimizer.name is 'lars'; it must be 'adam', 'adamw' or 'sgd'"),
         ({"methods": changed("optimizer", learning_rate=0)}, "optimizer.learning_rate is 0; it must be above 0"),
-        ({"methods": changed("views", crop_scale=["a", "b"])}, "views.crop_scale is .* it needs two numbers"),
+        ({"methods": changed("views", crop_scale=["a", "b"])}, "methods.uscl.views.crop_scale.* is 'a'; it must be a number"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(us4, change, sentence):
     with pytest.raises(UserError, match=sentence):
-        pretrain.main(**SETTINGS | change)
+        pretrain.main(**checked(pretrain.main, SETTINGS | change, "pretrain"))
     assert not (us4 / "models/pretrained.safetensors").exists()
+
+
+def test_a_queue_may_be_smaller_than_a_batch(us4):
+    block = BLOCKS["moco_v2"] | {"queue_size": 3}
+    pretrain.main(**SETTINGS | {"method": "moco_v2", "epochs": 2, "methods": {"moco_v2": block}})
+    assert pd.read_csv("reports/pretrain.csv")["loss"].notna().all()
 
 
 def test_a_diverging_run_stops_and_says_at_which_step_and_clip(us4):
     blocks = changed("optimizer", name="sgd", learning_rate=1.0e30)
-    with pytest.raises(UserError, match=r"the loss is .* at step \d+ \(epoch 0\), clip source/.* lower methods.uscl.opt"):
+    with pytest.raises(UserError, match=r"step \d+ \(epoch 0\): the loss is .*, clip source/.* lower methods.uscl.opt"):
         pretrain.main(**SETTINGS | {"methods": blocks})
     assert not (us4 / "models/pretrained.safetensors").exists()
 
@@ -321,14 +329,14 @@ def test_a_loss_that_is_no_number_names_its_step_and_clip_and_keeps_the_epoch_be
 
     monkeypatch.setattr(method, "loss", loss)
     epoch = bad_step // 2
-    with pytest.raises(UserError, match=rf"the loss is nan at step {bad_step} \(epoch {epoch}\), clip source/") as failure:
+    with pytest.raises(UserError, match=rf"step {bad_step} \(epoch {epoch}\): the loss is nan, clip source/") as failure:
         pretrain.main(**SETTINGS)
     names, more = [f"source/{number}.mp4" for number in seen[0]], len(seen[0]) - 3
     assert f"clip {', '.join(names[:3])}{f' and {more} more' if more else ''}; lower" in str(failure.value)
     state = torch.load("models/pretrain.unfinished", weights_only=True)
     assert [row["epoch"] for row in state["rows"]] == list(range(epoch))
     assert all(value.isfinite().all() for value in state["model"].values() if torch.is_tensor(value))
-    assert str(failure.value).endswith("(models/pretrain.unfinished keeps the state before)")
+    assert str(failure.value).endswith("(models/pretrain.unfinished keeps the state before this epoch)")
 
 
 def test_the_same_run_gives_the_same_file(us4):

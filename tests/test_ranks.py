@@ -24,7 +24,7 @@ from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.training import distributed
 from stages.lib.training.device import generator
-from stages.lib.training.optimizer import descent
+from stages.lib.training.optimizer import optimizer_and_schedule
 from stages.lib.training.resume import Resume
 from tests.conftest import write_us4
 
@@ -35,7 +35,7 @@ CLIPS += [(3, "a", "held_out")] * 3
 METHODS = [name for name in BLOCKS if name != "meta_uscl"]
 SMALL = {"embedding_width": 8, "hidden_width": 16, "queue_size": 10}     # a queue that eight keys do not divide
 SETTINGS = {"seed": 0, "method": "moco_v2", "arch": "resnet18", "init": "random", "epochs": 3, "batch_size": 5,
-            "steps_per_epoch": 1, "probe_every": 2, "views": {"pipeline": "published"}, "methods": {
+            "steps_per_epoch": 1, "measure_every": 2, "views": {"pipeline": "published"}, "methods": {
                 "moco_v2": BLOCKS["moco_v2"] | {"embedding_width": 8, "queue_size": 10}}}
 
 
@@ -55,12 +55,13 @@ def curve(method):
     block = BLOCKS[method] | {key: value for key, value in SMALL.items() if key in BLOCKS[method]}
     backbone = distributed.synchronised(small_backbone())
     model = pretrain.build(method, {method: block}, {"pipeline": "published"}, backbone, train, train).double()
-    optimizer, schedule = descent(model.trained(), 6, **block["optimizer"] | {"name": "sgd", "learning_rate": 0.1})
+    settings = block["optimizer"] | {"name": "sgd", "learning_rate": 0.1}
+    optimizer, schedule = optimizer_and_schedule(model.trained(), 6, **settings)
     draw, losses, loss_of = generator(0, torch.device("cpu")), [], distributed.loss_of(model)
     for epoch in range(2):
         batches = ((frames.double(), clips) for frames, clips in train.batches(4, model.pick, draw))
-        going = {"optimizer": optimizer, "schedule": schedule, "draw": draw, "loss_of": loss_of}
-        losses += pretrain.train_epoch(model, batches, **going, first_step=3 * epoch, steps=6)[2].tolist()
+        common = {"optimizer": optimizer, "schedule": schedule, "draw": draw, "loss_of": loss_of}
+        losses += pretrain.train_epoch(model, batches, **common, first_step=3 * epoch, steps=6)[2].tolist()
     sums = {name: float(value.double().abs().sum()) for name, value in model.state_dict().items()}
     return {"losses": losses, "sums": sums}
 
@@ -220,7 +221,7 @@ def lines(path):
 
 
 def result(folder):
-    rows = pd.read_csv(folder / "reports/pretrain.csv").drop(columns="seconds")
+    rows = pd.read_csv(folder / "reports/pretrain.csv")
     return load_file(folder / "models/pretrained.safetensors"), rows
 
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn import metrics
 
 from stages.lib.clips.tasks import groups
-from stages.lib.evaluation import scores
+from stages.lib.evaluation import intervals, scores
 
 CLASSES = ["covid", "pneumonia", "regular"]
 
@@ -46,7 +46,7 @@ def test_clip_level_is_the_mean_over_the_frames():
 def test_perfect_predictions_score_one_and_have_a_zero_width_interval():
     table = certain(CLASSES * 4, CLASSES * 4, list("abcdefghijkl"))
     assert scores.scores(table, CLASSES) == dict.fromkeys(["balanced_accuracy", "accuracy", "macro_f1", "auroc"], 1.0)
-    assert scores.bootstrap_interval(table, CLASSES, samples=200, confidence=0.95, seed=0) == (1.0, 1.0)
+    assert intervals.interval(scores.outcome_counts(table, CLASSES), samples=200, confidence=0.95, seed=0) == (1.0, 1.0)
 
 
 def test_one_guess_for_all_has_chance_balanced_accuracy():
@@ -141,8 +141,8 @@ def test_bootstrap_against_a_loop_over_the_same_resamples():
             if len(own):
                 recalls.append((scores.predicted(own, CLASSES) == name).mean())
         values.append(np.mean(recalls))
-    assert scores.bootstrap(table, CLASSES, samples=60, seed=7) == pytest.approx(values)
-    interval = scores.bootstrap_interval(table, CLASSES, samples=60, confidence=0.9, seed=7)
+    assert intervals.bootstrap(scores.outcome_counts(table, CLASSES), samples=60, seed=7) == pytest.approx(values)
+    interval = intervals.interval(scores.outcome_counts(table, CLASSES), samples=60, confidence=0.9, seed=7)
     assert interval == pytest.approx(np.quantile(values, [0.05, 0.95]))
 
 
@@ -164,7 +164,7 @@ def test_a_resampled_patient_brings_all_seeds():
         resample = pd.concat([table[groups(table) == name] for name in drawn])
         seeds = [scores.scores(resample[resample["seed"] == seed], CLASSES) for seed in (2, 8)]
         values.append(np.mean([single["balanced_accuracy"] for single in seeds]))
-    assert scores.bootstrap(table, CLASSES, samples=40, seed=7) == pytest.approx(values)
+    assert intervals.bootstrap(scores.outcome_counts(table, CLASSES), samples=40, seed=7) == pytest.approx(values)
 
 
 def test_the_seeds_are_scored_apart_and_averaged():
@@ -191,14 +191,14 @@ def test_a_probe_is_scored_by_its_balanced_accuracy():
 def test_patients_are_drawn_not_clips():
     labels, guesses = CLASSES * 10, ["covid"] * 30
     one_patient = certain(labels, guesses, ["a"] * 30)
-    interval = scores.bootstrap_interval(one_patient, CLASSES, samples=100, confidence=0.95, seed=0)
+    interval = intervals.interval(scores.outcome_counts(one_patient, CLASSES), samples=100, confidence=0.95, seed=0)
     assert interval == pytest.approx((1 / 3, 1 / 3))
     right = np.repeat([True, False], 15)
     clustered = certain(["covid"] * 30, np.where(right, "covid", "regular").tolist(), [str(n // 5) for n in range(30)])
     alone = clustered.assign(patient="")
     width = {}
     for key, table in {"clustered": clustered, "alone": alone}.items():
-        low, high = scores.bootstrap_interval(table, CLASSES, samples=2000, confidence=0.95, seed=0)
+        low, high = intervals.interval(scores.outcome_counts(table, CLASSES), samples=2000, confidence=0.95, seed=0)
         width[key] = high - low
     assert width["clustered"] > 1.5 * width["alone"]
 
@@ -206,7 +206,7 @@ def test_patients_are_drawn_not_clips():
 def test_interval_holds_the_point_estimate_and_has_the_binomial_width():
     right = np.arange(400) % 4 > 0  # 75 % of every class
     table = certain(["covid"] * 400, np.where(right, "covid", "regular").tolist(), [""] * 400)
-    low, high = scores.bootstrap_interval(table, CLASSES, samples=4000, confidence=0.95, seed=1)
+    low, high = intervals.interval(scores.outcome_counts(table, CLASSES), samples=4000, confidence=0.95, seed=1)
     assert low < 0.75 < high
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 400), rel=0.1)
 
@@ -226,7 +226,7 @@ def test_summary_names_every_number_and_takes_each_from_its_level():
     clips = scores.clip_level(frames)
     folds = [scores.scores(clips[clips["fold"] == fold], CLASSES)["balanced_accuracy"] for fold in range(5)]
     guesses = scores.predicted(frames, CLASSES)
-    low, high = scores.bootstrap_interval(clips, CLASSES, samples=100, confidence=0.95, seed=0)
+    low, high = intervals.interval(scores.outcome_counts(clips, CLASSES), samples=100, confidence=0.95, seed=0)
     assert numbers == pytest.approx(scores.scores(clips, CLASSES) | {
         "balanced_accuracy_low": low,
         "balanced_accuracy_high": high,

@@ -11,21 +11,23 @@ from conftest import write_frame_store
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from stages import segment
-from stages.lib.evaluation import masks
+from stages.lib.evaluation import masks, segmentation
+from stages.lib.evaluation.segmentation import Recipe
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
-from stages.lib.params import UserError
+from stages.lib.networks.mask_rcnn import targets
+from stages.lib.params import UserError, checked
 from stages.lib.training.views import Views
 
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,
          "contrast": 0.0, "mean": 0.5, "std": 0.25}
 SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block", "folds": 2, "fold_seed": 0, "epochs": 1,
             "batch_size": 4, "input_px": 32, "pyramid_width": 8, "anchors": [0.25, 0.5, 0.5, 1.0, 1.0], "proposals": 8,
-            "score_threshold": 0.5, "views": VIEWS, "assemble_us4": {"copy_distance": {"clips": 0.25, "stills": 0.15}},
+            "score_threshold": 0.5, "views": VIEWS, "copy_distance": {"clips": 0.25, "stills": 0.15},
             "optimizer": {"name": "adam", "learning_rate": 0.001, "weight_decay": 0.0, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
             "tasks": {"toy": {"classes": ["dark", "bright"], "subsets": []}}}
-NETWORK = ("init", "trainable", "input_px", "pyramid_width", "anchors", "proposals")
+SIZES = ("input_px", "pyramid_width", "anchors", "proposals")
 NAMES = ("data/folds/toy_segmentation.csv", "reports/predictions/toy_segmentation.csv",
          "reports/predictions/toy_segmentation.json", "reports/predictions/toy_segmentation_folds.csv")
 
@@ -57,9 +59,22 @@ def toy(workspace):
     return workspace
 
 
+def recipe(arch="resnet18", views=VIEWS, **changes):
+    settings = SETTINGS | changes
+    given = {key: settings[key] for key in ("init", "trainable", "epochs", "batch_size", "optimizer")}
+    return Recipe(arch=arch, views=Views(**views), sizes={key: settings[key] for key in SIZES}, **given)
+
+
 def network(arch="resnet18", **changes):
     torch.manual_seed(0)
-    return segment.build(arch, views=Views(**VIEWS), **{key: (SETTINGS | changes)[key] for key in NETWORK})
+    return recipe(arch, **changes).network()
+
+
+def run(settings):
+    """As `python -m stages.segment toy` does: the block is checked before main() is called."""
+    given = {name: settings[name] for name in ("seed", "task", "tasks", "copy_distance")}
+    block = {name: value for name, value in settings.items() if name not in given}
+    segment.main(**given, **checked(segment.main, block, "segment", given))
 
 
 def test_every_image_is_predicted_once_by_the_fold_of_its_patient(toy):
@@ -87,7 +102,7 @@ def test_scores_are_those_of_the_detections_that_are_written(toy, monkeypatch):
             lines += masks.detections(image, boxes, np.array([0.9, 0.5, 0.49]), np.array(drawn))
         return lines
 
-    monkeypatch.setattr(segment, "predict", made_up)
+    monkeypatch.setattr(segmentation, "predict", made_up)
     segment.main(**SETTINGS)
     images = pd.read_csv(NAMES[1], keep_default_na=False)
     for image, row in images.iterrows():
@@ -105,8 +120,8 @@ def test_scores_are_those_of_the_detections_that_are_written(toy, monkeypatch):
 def test_a_network_trains_on_the_other_folds_and_predicts_its_own(toy, monkeypatch):
     frames, maps = discs(12)
     seen = []
-    monkeypatch.setattr(segment, "train", lambda net, *data: seen.append(data[:2]) or iter([0.0]))
-    monkeypatch.setattr(segment, "predict", lambda net, frames, images, size: seen.append((frames, images)) or [])
+    monkeypatch.setattr(segmentation, "train", lambda net, *data: seen.append(data[:2]) or iter([0.0]))
+    monkeypatch.setattr(segmentation, "predict", lambda net, frames, images, size: seen.append((frames, images)) or [])
     segment.main(**SETTINGS)
     fold = pd.read_csv(NAMES[1])["fold"].to_numpy()
     for number, (trained, predicted) in enumerate(zip(seen[::2], seen[1::2], strict=True)):
@@ -119,7 +134,7 @@ def test_a_network_trains_on_the_other_folds_and_predicts_its_own(toy, monkeypat
 def test_targets_are_boxes_and_masks_of_each_lesion():
     maps = torch.zeros(2, 1, 10, 12, dtype=torch.uint8)
     maps[0, 0, 2:5, 3:9], maps[0, 0, 6, 11] = 2, 5
-    lesions, none = segment.targets(maps)
+    lesions, none = targets(maps)
     assert lesions["boxes"].tolist() == [[3, 2, 9, 5], [11, 6, 12, 7]] and lesions["labels"].tolist() == [1, 1]
     assert torch.equal(lesions["masks"].bool(), torch.stack([maps[0, 0] == 2, maps[0, 0] == 5]))
     assert none["boxes"].shape == (0, 4) and none["masks"].shape == (0, 10, 12)
@@ -151,7 +166,7 @@ def test_the_loss_falls_and_all_that_is_to_train_does():
     frames, maps = (torch.from_numpy(part).unsqueeze(1) for part in discs(8))
     net, draw = network(init="random", trainable="all"), torch.Generator().manual_seed(0)
     before = {name: value.clone() for name, value in net.named_parameters()}
-    losses = list(segment.train(net, frames, maps, Views(**VIEWS), SETTINGS["optimizer"], 15, 8, draw))
+    losses = list(segmentation.train(net, frames, maps, recipe(epochs=15, batch_size=8), draw))
     assert losses[-1] < 0.8 * losses[0]
     assert not [name for name, value in net.named_parameters() if torch.equal(value, before[name])]
 
@@ -163,32 +178,32 @@ def test_it_learns_to_segment_a_few_images():
     frames = torch.from_numpy(images).unsqueeze(1)
     net = network(init="random", trainable="all", pyramid_width=16, input_px=64)
     draw = torch.Generator().manual_seed(0)
-    views = Views(**VIEWS | {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip_probability": 0.0})
-    optimizer = SETTINGS["optimizer"] | {"learning_rate": 0.003}
-    list(segment.train(net, frames, torch.from_numpy(maps).unsqueeze(1), views, optimizer, 60, 4, draw))
-    detected = segment.predict(net, frames, list(range(8)), 8)
+    views = VIEWS | {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip_probability": 0.0}
+    long = recipe(views=views, optimizer=SETTINGS["optimizer"] | {"learning_rate": 0.003}, epochs=60, batch_size=4)
+    list(segmentation.train(net, frames, torch.from_numpy(maps).unsqueeze(1), long, draw))
+    detected = segmentation.predict(net, frames, list(range(8)), 8)
     table = pd.DataFrame({"row": range(8), "clip": "", "patient": "", "group": "", "fold": 0, "label": ""})
     often = (maps > 0).mean(0)
     constant = max(np.mean([masks.overlap(truth > 0, often >= share)["dice"] for truth in maps])
                    for share in np.unique(often)[1:])
-    assert segment.score(table, maps, detected, 0.5)["dice"].mean() > constant + 0.3
+    assert segmentation.score(table, maps, detected, 0.5)["dice"].mean() > constant + 0.3
 
 
 def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
     segment.main(**SETTINGS)
     whole = [Path(name).read_text() for name in NAMES]
-    real, calls = segment.train, iter(range(9))
+    real, calls = segmentation.train, iter(range(9))
 
     def killed(*arguments):
         if next(calls) == 1:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(segment, "train", killed)
+    monkeypatch.setattr(segmentation, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         segment.main(**SETTINGS)
     trained = []
-    monkeypatch.setattr(segment, "train", lambda *arguments: trained.append(1) or real(*arguments))
+    monkeypatch.setattr(segmentation, "train", lambda *arguments: trained.append(1) or real(*arguments))
     segment.main(**SETTINGS)
     assert len(trained) == 1 and [Path(name).read_text() for name in NAMES] == whole
     assert not list(Path("models").glob("*.unfinished"))
@@ -198,15 +213,15 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
     ("change", "sentence"),
     [
         ({"init": "imagenet21k"}, "segment.init is 'imagenet21k'; choose from"),
-        ({"trainable": "layer3"}, "segment.trainable is 'layer3'; choose from head, last_block, all"),
+        ({"trainable": "layer3"}, "segment.trainable is 'layer3'; it must be 'last_block', 'head' or 'all'"),
         ({"folds": 9}, "segment.folds is 9; task toy has 8 patients"),
         ({"epochs": 0}, "segment.epochs is 0"),
         ({"batch_size": 1}, "segment.batch_size is 1"),
         ({"input_px": 16}, "segment.input_px is 16"),
         ({"pyramid_width": 0}, "segment.pyramid_width is 0"),
         ({"proposals": 0}, "segment.proposals is 0"),
-        ({"anchors": [0.5, 1.0]}, "segment.anchors is .*it needs 5 numbers"),
-        ({"anchors": [8, 16, 32, 64, 128]}, "segment.anchors is .*it needs 5 numbers"),
+        ({"anchors": [0.5, 1.0]}, "segment.anchors is .*; it must be a list of at least 5"),
+        ({"anchors": [8, 16, 32, 64, 128]}, "segment.anchors.0 is 8; it must be 1 or less"),
         ({"score_threshold": 1.0}, "segment.score_threshold is 1.0"),
         ({"views": VIEWS | {"colour": 1}}, "segment.views.colour is not a parameter"),
         ({"optimizer": {"name": "adam"}}, "is missing"),
@@ -215,7 +230,7 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
 )
 def test_what_cannot_be_segmented_is_one_sentence(toy, change, sentence):
     with pytest.raises(UserError, match=sentence):
-        segment.main(**SETTINGS | change)
+        run(SETTINGS | change)
     assert not (toy / "reports").exists() and not (toy / "data/folds").exists()
 
 

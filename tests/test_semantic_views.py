@@ -18,8 +18,10 @@ from stages.lib.clips import store
 from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import ClipSet
-from stages.lib.training.optimizer import descent
-from stages.lib.training.semantic_views import EDGE, LINEAR, SemanticViews, denoised, gaussian_blur, other_fan, reseen
+from stages.lib.training.filters import denoised, gaussian_blur
+from stages.lib.training.geometry import EDGE, LINEAR, as_shown, other_fan
+from stages.lib.training.optimizer import optimizer_and_schedule
+from stages.lib.training.semantic_views import SemanticViews, chosen_views
 from stages.lib.training.views import Views, resized_crop
 
 SEMANTIC = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())["views"]["semantic"]
@@ -251,20 +253,20 @@ def test_strengths_are_drawn_evenly_from_their_range(name):
 @pytest.mark.parametrize("fan", FANS)
 def test_the_probe_changes_as_often_as_asked_and_the_opening_is_drawn_evenly(fan):
     settings = {"opening_scale": [0.8, 1.25], "convex_degrees": [25.0, 35.0]}
-    seen = four_thousand(seed=7, fan=FANS[fan], **settings, probe_probability=0.3)["seen_fan"]
+    seen = four_thousand(seed=7, fan=FANS[fan], **settings, probe_probability=0.3)["shown_fan"]
     linear = fan == "linear"
     changed = (seen[:, 2] > 3 * LINEAR) if linear else (seen[:, 2] < 3 * LINEAR)
     assert abs(float(changed.float().mean()) - 0.3) < 0.03
     for part, angle in ((~changed, FANS[fan][2]), (changed, None if linear else LINEAR)):
         if angle:
             assert kstest((seen[part, 2] / angle).numpy(), "uniform", (0.8, 0.45)).pvalue > 1e-3
-    convex = four_thousand(seed=7, fan=STRAIGHT, **settings | {"opening_scale": [1.0, 1.0]}, probe_probability=1.0)["seen_fan"]
+    convex = four_thousand(seed=7, fan=STRAIGHT, **settings | {"opening_scale": [1.0, 1.0]}, probe_probability=1.0)["shown_fan"]
     assert kstest(convex[:, 2].rad2deg().numpy(), "uniform", (25, 10)).pvalue > 1e-3
 
 
 def test_what_is_drawn_is_independent():
     drawn = four_thousand(seed=8, fan=CONVEX, probe_probability=0.5, blur_probability=1.0)
-    angle = drawn["seen_fan"][:, 2]
+    angle = drawn["shown_fan"][:, 2]
     drawn["changed"] = (angle < 3 * LINEAR).double()
     drawn["opening"] = torch.where(drawn["changed"] == 1, angle / LINEAR, angle / CONVEX[2])
     single = [value.numpy() for value in drawn.values() if value.dim() == 1]
@@ -303,7 +305,7 @@ def picture(fan, side=128):
 
 def seen(fan, other, depth_scale, side=128):
     """The picture of one fan as the other shows it, [side, side]."""
-    points = reseen(pixels(side), double(*fan)[None], double(*other)[None], double(depth_scale))
+    points = as_shown(pixels(side), double(*fan)[None], double(*other)[None], double(depth_scale))
     return torch.nn.functional.grid_sample(picture(fan, side), 2 * points - 1, align_corners=False)[0, 0]
 
 
@@ -311,8 +313,8 @@ def seen(fan, other, depth_scale, side=128):
 def test_the_same_fan_at_the_same_depth_leaves_every_point_where_it_is(fan):
     where = pixels(32)
     there = double(*FANS[fan])[None]
-    assert torch.equal(reseen(where, there, there, double(1.0)), where)
-    nearly = reseen(where, there, there, double(1 + 1e-9))
+    assert torch.equal(as_shown(where, there, there, double(1.0)), where)
+    nearly = as_shown(where, there, there, double(1 + 1e-9))
     beam, depth = polar(FANS[fan], 32)
     inside = (beam.abs() < 1) & (depth > 0) & (depth < 1)
     assert inside.any() and torch.allclose(nearly[0][inside], where[0][inside], atol=1e-6)
@@ -451,7 +453,7 @@ def test_every_method_takes_a_step_with_semantic_views(workspace, name):
     model, generator = build(name, train, held_out), draw(3)
     assert isinstance(model.views, SemanticViews)
     assert (model.views.mean, model.views.std) == (BLOCKS[name]["views"]["mean"], BLOCKS[name]["views"]["std"])
-    optimizer, schedule = descent(model.trained(), 10, **BLOCKS[name]["optimizer"])
+    optimizer, schedule = optimizer_and_schedule(model.trained(), 10, **BLOCKS[name]["optimizer"])
     before = model.backbone.network.conv1.weight.detach().clone()
     batches = train.batches(3, model.pick, generator, steps=1)
     _, _, losses = pretrain.train_epoch(model, batches, optimizer, schedule, generator, model.loss, 0, 10)
@@ -465,7 +467,7 @@ WRONG = {"probe_probability": 1.5, "convex_degrees": [25.0, 80.0], "opening_scal
 
 
 def semantic(settings):
-    return pretrain.augmentation(BLOCKS["uscl"]["views"], {"pipeline": "semantic", "semantic": settings}, "methods.uscl.views")
+    return chosen_views(BLOCKS["uscl"]["views"], {"pipeline": "semantic", "semantic": settings}, "methods.uscl.views")
 
 
 def test_there_is_a_wrong_value_of_each_parameter():
@@ -485,4 +487,4 @@ def test_a_key_too_many_and_an_unknown_pipeline_are_refused():
     with pytest.raises(UserError, match="views.semantic.zoom is not a parameter; choose from"):
         semantic(SEMANTIC | {"zoom": 1})
     with pytest.raises(UserError, match="views.pipeline is 'semantics'; choose from published, semantic"):
-        pretrain.augmentation(BLOCKS["uscl"]["views"], {"pipeline": "semantics", "semantic": SEMANTIC}, "methods.uscl.views")
+        chosen_views(BLOCKS["uscl"]["views"], {"pipeline": "semantics", "semantic": SEMANTIC}, "methods.uscl.views")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.clips import catalogue
+from stages.lib.clips import catalogue, store
 from stages.lib.params import UserError
 
-SOURCES = sorted(path.stem for path in Path(catalogue.__file__).parents[1].glob("sources/*.py"))
+SOURCES = sorted(path.stem for path in Path(catalogue.__file__).parents[2].glob("sources/*.py"))
 
 
 def make(folder, files):
@@ -124,7 +124,7 @@ def test_gallbladder(tmp_path):
     make(tmp_path, {"GBCU/train.txt": "im1.jpg,0\nim2.jpg,2\ngone.jpg,1\n", "GBCU/test.txt": "im4.jpg,7\n"})
     clips, data = table("gallbladder", tmp_path)
     assert clips == {
-        "GBCU/imgs/gone.jpg": ("benign", "", "images", False),                # missing: extract_frames leaves it out
+        "GBCU/imgs/gone.jpg": ("benign", "", "images", True),                 # listed, but missing
         "GBCU/imgs/im1.jpg": ("normal", "", "images", False),
         "GBCU/imgs/im2.jpg": ("malignant", "", "images", False),
         "GBCU/imgs/im3.jpg": ("", "", "images", True),
@@ -144,14 +144,45 @@ def test_gallbladder_videos_alone_and_images_without_a_list(tmp_path):
         table("gallbladder", tmp_path)
 
 
+FINDINGS = ("severity", "a_lines", "b_lines", "pcr")
+SEVERITY = """video_file,Severity Score,A-lines,B-lines,comments
+patient_10_L1,2.0,yes ,no,"a, b"
+patient_3_R2_2,0.0,no, yes,
+"""
+
+
 @pytest.mark.parametrize("videos", ["lus_videos", "videos"])
 def test_covid_blues(tmp_path, videos):
     make(tmp_path, [f"{videos}/patient_10_L1.mp4", f"{videos}/patient_3_R2_2.mp4", f"{videos}/odd.mp4", "LICENSE"])
-    assert table("covid_blues", tmp_path)[0] == {
+    assert table("covid_blues", tmp_path, *FINDINGS)[0] == {
         f"{videos}/odd.mp4": ("", "", "", False),
         f"{videos}/patient_10_L1.mp4": ("", "10", "", False),
         f"{videos}/patient_3_R2_2.mp4": ("", "3", "", False),
     }
+
+
+@pytest.mark.parametrize("tests", ["patient_id,cov_test,pat_sex\r\n10,1,0.0\r\n99,0,1.0\r\n", None])
+def test_findings_of_covid_blues_are_columns_without_blanks_at_their_ends(tmp_path, tests):
+    names = ["odd", "patient_10_L1", "patient_10_L2", "patient_3_R2_2"]
+    make(tmp_path, [f"lus_videos/{name}.mp4" for name in names])
+    make(tmp_path, {"severity.csv": SEVERITY} | ({"clinical_variables.csv": tests} if tests else {}))
+    found = table("covid_blues", tmp_path, *FINDINGS)[1][list(FINDINGS)].to_numpy().tolist()
+    pcr = "1" if tests else ""
+    assert found == [["", "", "", ""], ["2.0", "yes", "no", pcr], ["", "", "", pcr], ["0.0", "no", "yes", ""]]
+
+
+@pytest.mark.parametrize("name", ["severity.csv", "clinical_variables.csv"])
+def test_a_csv_of_covid_blues_without_its_columns_is_named(tmp_path, name):
+    make(tmp_path, ["videos/patient_10_L1.mp4"])
+    make(tmp_path, {name: "video,patient\na,b\n"})
+    with pytest.raises(UserError, match=f"{name}: the first line must name the columns "):
+        table("covid_blues", tmp_path, *FINDINGS)
+
+
+def test_findings_stay_text_in_the_frame_store(tmp_path):
+    (tmp_path / "clips.csv").write_text("clip,severity,a_lines,pcr\na,2.0,yes,1\nb,,no,\n")
+    read = store.table(tmp_path / "clips.csv")
+    assert read[["severity", "a_lines", "pcr"]].to_numpy().tolist() == [["2.0", "yes", "1"], ["", "no", ""]]
 
 
 BREAST = {                                                                    # layout → files; images with their masks
@@ -200,7 +231,7 @@ def test_breast_masks_and_images_that_miss_each_other(tmp_path, layout):
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(None, "save DatasetB.xlsx as csv"), ("a,b\n1,2\n", "columns Image and Type")]
+    ("content", "sentence"), [(None, "save DatasetB.xlsx as csv"), ("a,b\n1,2\n", "must name the columns Image, Type")]
 )
 def test_breast_without_its_labels(tmp_path, content, sentence):
     make(tmp_path, ["original/000001.png"])

@@ -52,7 +52,7 @@ def test_both_views_share_the_anchor_and_one_lambda(train, draw, monkeypatch):
     monkeypatch.setattr(model, "augment", lambda frames, clips, draw: frames)
     clips = train.clips.take(torch.arange(2, 4))
     frames = torch.rand(2, 3, 1, 8, 8, generator=draw, dtype=torch.float64)
-    seen = model.seen(frames, clips, draw)
+    seen = model.step_views(frames, clips, draw)
     left, right = (seen[side].grey for side in ("left", "right"))
     first, anchor, third = frames.unbind(1)
     mixing = ((left - right) / (first - third)).mean((1, 2, 3), keepdim=True)
@@ -70,7 +70,7 @@ def test_the_loss_is_the_sum_of_its_terms(train, draw, labelled):
     state = draw.get_state()
     loss, terms = model.loss(frames, clips, draw)
 
-    seen = model.seen(frames, clips, draw.set_state(state))
+    seen = model.step_views(frames, clips, draw.set_state(state))
     views = torch.cat([seen[side].grey for side in ("left", "right")])
     feature = model.backbone(model.views.normalise(views))
     left, right = F.normalize(model.projection_head(feature), dim=1).chunk(2)

@@ -7,7 +7,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms import functional as operators
 
-from stages.lib.params import UserError
+from stages.lib.params import UserError, from_params
 from stages.lib.training.views import Views, jitter, resized_crop
 
 SETTINGS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.8,
@@ -77,11 +77,11 @@ def test_samples_do_not_share_their_draw_and_the_seed_decides():
     assert len({tuple(view.flatten().tolist()) for view in first}) == 8
 
 
-@pytest.mark.parametrize("wrong", [{"crop_scale": [0.0, 1.0]}, {"crop_scale": [0.5, 1.5]}, {"crop_ratio": [2.0, 1.0]},
-                                   {"flip_probability": 1.5}, {"brightness": -0.1}, {"std": 0.0}])
+@pytest.mark.parametrize("wrong", [{"crop_scale": [-0.1, 1.0]}, {"crop_scale": [0.5, 1.5]}, {"crop_scale": [0.5]},
+                                   {"crop_ratio": [2.0, 1.0]}, {"flip_probability": 1.5}, {"brightness": -0.1}, {"std": 0.0}])
 def test_impossible_settings_are_refused_by_name(wrong):
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        Views(**SETTINGS | wrong)
+    with pytest.raises(UserError, match=f"finetune.views.{next(iter(wrong))}.* it must be"):
+        from_params(Views, SETTINGS | wrong, "finetune.views")
 
 
 def test_masks_go_with_their_frames():

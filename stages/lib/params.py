@@ -15,6 +15,14 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, w
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from stages.lib import guard
+
+
+def _different(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("different", "a list that holds each value once")
+    return values
+
 
 def _ordered(ends: list) -> list:
     if not ends[0] <= ends[1]:
@@ -23,6 +31,7 @@ def _ordered(ends: list) -> list:
 
 
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+Seeds = Annotated[list[Seed], Len(1), AfterValidator(_different)]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
@@ -51,26 +60,32 @@ def require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
-def run(main: Callable, stage: str, item: str | None = None) -> None:
-    """Call `main` with the parameters that dvc.yaml declares for `stage`; a UserError becomes one line and exit status 1.
+def run(main: Callable, stage: str, item: str | None = None, lower: str = "") -> None:
+    """Call `main` with the parameters that dvc.yaml declares for `stage`; what stops it becomes one line and exit status 1.
 
     Args:
         main: the stage's function. Its keyword arguments are the keys of the params block named like the stage, and the
             top-level parameters and blocks that the stage declares beside it (`seed`, `collection`, …).
         stage: the name in dvc.yaml, without the item of a `foreach`.
         item: the argument of `main` that is this item and comes from the command line: source, task.
+        lower: the parameter that a user lowers where the memory is too small.
     """
     try:
-        arguments = {}
-        if item:
-            require(len(sys.argv) == 2, f"name one {item}: python -m stages.{stage} <{item}>")
-            arguments = {item: sys.argv[1]}
-        shared = _declared("@".join([stage, *arguments.values()]))
+        named = sys.argv[1:] if item else []
+        require(not item or len(named) == 1, f"name one {item}: python -m stages.{stage} <{item}>")
+        arguments = {item: named[0]} if item else {}
+        shared = _declared("@".join([stage, *named]))
         block = shared.pop(stage, {})
         arguments |= checked(main, shared, "", inspect.signature(main).parameters.keys() - shared.keys())
-        main(**arguments, **checked(main, block, stage, arguments))
-    except UserError as error:
+        arguments |= checked(main, block, stage, arguments)
+        with guard.stoppable(), guard.alone("_".join([stage, *named])):
+            main(**arguments)
+    except (UserError, guard.Held) as error:
         sys.exit(f"error: {error}")
+    except (Exception, KeyboardInterrupt) as error:
+        if sentence := guard.sentence(error, lower):
+            sys.exit(f"error: {sentence}")
+        raise
 
 
 def show() -> dict:

@@ -4,6 +4,7 @@ import torch
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import mlp
+from stages.lib.params import Count, Positive
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.losses import barlow_twins
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -19,10 +20,9 @@ class Method(ContrastiveMethod):
     """
 
     def __init__(
-        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, embedding_width: int, off_diagonal_weight: float
+        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, embedding_width: Count, off_diagonal_weight: Positive
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(embedding_width=embedding_width, off_diagonal_weight=off_diagonal_weight)
         self.off_diagonal_weight = off_diagonal_weight
         self.projection_head = mlp(backbone.feature_width, embedding_width, embedding_width, embedding_width)
 

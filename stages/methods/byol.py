@@ -7,6 +7,7 @@ from torch import nn
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import mlp, unit
+from stages.lib.params import Count, Fraction
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.method import ContrastiveMethod
 from stages.lib.pretraining.momentum import KeyEncoder
@@ -28,13 +29,11 @@ class Method(ContrastiveMethod):
         clip_set: ClipSet,
         views: Views,
         *,
-        embedding_width: int,
-        hidden_width: int,
-        key_momentum: float,
+        embedding_width: Count,
+        hidden_width: Count,
+        key_momentum: Fraction,
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(embedding_width=embedding_width, hidden_width=hidden_width)
-        self.require_fraction(key_momentum=key_momentum)
         self.key_momentum = key_momentum
         self.projection_head = mlp(backbone.feature_width, hidden_width, embedding_width)
         self.predictor = mlp(embedding_width, hidden_width, embedding_width)

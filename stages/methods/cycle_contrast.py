@@ -7,7 +7,7 @@ from torch import nn
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import projection_head, unit
-from stages.lib.params import require
+from stages.lib.params import Count, Fraction, Positive, require
 from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
 from stages.lib.pretraining.losses import info_nce
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -16,7 +16,7 @@ from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):
-    """Two frames of a clip; one head for what frames of a clip share, another for the cycle through other clips.
+    """Two frames of a clip; one head for the loss within the clip, another for the cycle through other clips.
 
     Keys of the anchor's own clip are no neighbours and no negatives of the cycle.
 
@@ -36,21 +36,18 @@ class Method(ContrastiveMethod):
         clip_set: ClipSet,
         views: Views,
         *,
-        temperature: float,
-        neighbour_temperature: float,
-        embedding_width: int,
-        key_momentum: float,
-        queue_size: int,
-        support_fraction: float,
-        cycle_weight: float,
+        temperature: Positive,
+        neighbour_temperature: Positive,
+        embedding_width: Count,
+        key_momentum: Fraction,
+        queue_size: Count,
+        support_fraction: Fraction,
+        cycle_weight: Positive,
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(temperature=temperature, neighbour_temperature=neighbour_temperature)
-        self.require_positive(embedding_width=embedding_width, cycle_weight=cycle_weight, queue_size=queue_size)
-        self.require_fraction(key_momentum=key_momentum)
         self.support = round(support_fraction * queue_size)
         require(0 < self.support < queue_size, f"params.yaml: methods.cycle_contrast.support_fraction is {support_fraction}; "
-                "it must leave keys on both sides of the queue")
+                "it must leave keys of the queue on both sides")
         self.temperature, self.neighbour_temperature = temperature, neighbour_temperature
         self.key_momentum, self.cycle_weight = key_momentum, cycle_weight
         width = backbone.feature_width

@@ -2,13 +2,13 @@
 arXiv 2403.07715).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import mlp, projection_head, unit
-from stages.lib.params import from_params, require
+from stages.lib.params import Count, Positive, from_params
 from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
 from stages.lib.pretraining.losses import barlow_twins, nt_xent, vicreg
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -18,29 +18,29 @@ from stages.lib.training.views import Views
 class Simclr(NamedTuple):
     """NT-Xent: δ in seconds, whether near pairs count more, τ, D."""
 
-    max_gap_s: float
+    max_gap_s: Positive
     weighted: bool
-    temperature: float
-    embedding_width: int
+    temperature: Positive
+    embedding_width: Count
 
 
 class Vicreg(NamedTuple):
     """VICReg: δ in seconds, whether near pairs count more in the invariance, D, λ, μ, ν."""
 
-    max_gap_s: float
+    max_gap_s: Positive
     weighted: bool
-    embedding_width: int
-    invariance_weight: float
-    variance_weight: float
-    covariance_weight: float
+    embedding_width: Count
+    invariance_weight: Positive
+    variance_weight: Positive
+    covariance_weight: Positive
 
 
 class BarlowTwins(NamedTuple):
     """Barlow Twins: δ in seconds, D, λ; no weights, the correlation belongs to no pair."""
 
-    max_gap_s: float
-    embedding_width: int
-    off_diagonal_weight: float
+    max_gap_s: Positive
+    embedding_width: Count
+    off_diagonal_weight: Positive
 
 
 OBJECTIVES = {"simclr": Simclr, "vicreg": Vicreg, "barlow_twins": BarlowTwins}
@@ -60,17 +60,14 @@ class Method(ContrastiveMethod):
         clip_set: ClipSet,
         views: Views,
         *,
-        objective: str,
+        objective: Literal["simclr", "vicreg", "barlow_twins"],
         simclr: dict,
         vicreg: dict,
         barlow_twins: dict,
     ):
         super().__init__(backbone, clip_set, views)
-        choices = ", ".join(OBJECTIVES)
-        require(objective in OBJECTIVES, f"params.yaml: methods.ivpp.objective is {objective!r}; choose from {choices}")
         for name, block in {"simclr": simclr, "vicreg": vicreg, "barlow_twins": barlow_twins}.items():
             settings = from_params(OBJECTIVES[name], block, f"methods.ivpp.{name}")
-            self.require_positive(**{f"{name}.{key}": value for key, value in block.items() if key != "weighted"})
             if name == objective:
                 self.settings = settings
         width, feature = self.settings.embedding_width, backbone.feature_width

@@ -1,31 +1,34 @@
-"""Meta-USCL: a small network learns, by meta-learning, how much each pair should count (Chen et al. 2022, arXiv 2212.04097)."""
+"""Meta-USCL: a small network learns by meta-learning how much each pair counts (Chen et al. 2022, arXiv 2212.04097)."""
+
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Len
 from torch import nn
-from torch.autograd import forward_ad
-from torch.func import functional_call
 
 from stages.lib.networks.backbone import Backbone
-from stages.lib.networks.forward_mode import Recorded, tangents
+from stages.lib.networks.forward_mode import Recorded
 from stages.lib.networks.heads import projection_head, unit
-from stages.lib.params import require
+from stages.lib.params import Count, Positive, require
 from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
 from stages.lib.pretraining.losses import nt_xent, nt_xent_terms
+from stages.lib.pretraining.meta_gradient import Step, meta_gradient
 from stages.lib.pretraining.method import ContrastiveMethod, View
 from stages.lib.training import distributed
-from stages.lib.training.device import random_state, set_random_state
+from stages.lib.training.device import random_state
 from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):
     """Positive pair interpolation, weighted NT-Xent, and the meta step on the weight network.
 
-    The meta set is the held-out part of the clips, fixed and disjoint from training; the authors' code draws it anew for each
-    object, so that it overlaps, and always takes frame 0. Its loss steers the pair weights, so it should not choose the epoch.
+    The meta set is the held-out part of the clips: fixed and disjoint from training. (The authors' code draws it anew for every
+    object, so that it overlaps with training, and always takes frame 0.) Its loss steers the pair weights, so it should not
+    choose the epoch, too.
 
     Args:
         mixing: standard (three frames in time order) or inner (convex combinations of `mixing_frames` frames).
-        mixing_frames: frames that `inner` combines, 3 or more.
+        mixing_frames: number of frames that `inner` combines.
         mixing_beta: parameters of the Beta distribution of both weights of `standard`.
         max_distance: greatest distance of a frame from the first, in kept frames; None: the whole clip.
         temperature: τ of NT-Xent.
@@ -33,7 +36,7 @@ class Method(ContrastiveMethod):
         weight_hidden_width: of the weight network.
         weight_learning_rate: of Adam on the weight network.
         meta_batch_size: clips of the meta set in a meta step.
-        meta_every: steps from one meta step to the next.
+        meta_every: steps between two meta steps.
     """
 
     def __init__(
@@ -41,36 +44,27 @@ class Method(ContrastiveMethod):
         backbone: Backbone,
         clip_set: ClipSet,
         views: Views,
-        meta_set: ClipSet,
+        held_out: ClipSet,
         *,
-        mixing: str,
-        mixing_frames: int,
-        mixing_beta: list,
-        max_distance: int | None,
-        temperature: float,
-        embedding_width: int,
-        weight_hidden_width: int,
-        weight_learning_rate: float,
-        meta_batch_size: int,
-        meta_every: int,
+        mixing: Literal["standard", "inner"],
+        mixing_frames: Annotated[int, Ge(3)],
+        mixing_beta: Annotated[list[Positive], Len(2, 2)],
+        max_distance: Annotated[int, Ge(2)] | None,
+        temperature: Positive,
+        embedding_width: Count,
+        weight_hidden_width: Count,
+        weight_learning_rate: Positive,
+        meta_batch_size: Annotated[int, Ge(2)],
+        meta_every: Count,
     ):
         super().__init__(backbone, clip_set, views)
         require(distributed.size() == 1, "meta_uscl trains in one process (its meta step does not cross processes); unset "
                 "SONOPAIR_TORCHRUN")
-        block = "params.yaml: methods.meta_uscl"
-        require(mixing in ("standard", "inner"), f"{block}.mixing is {mixing!r}; choose from standard, inner")
-        require(mixing_frames >= 3, f"{block}.mixing_frames is {mixing_frames}; it must be at least 3")
-        numbers = len(mixing_beta) == 2 and all(isinstance(value, (int, float)) and value > 0 for value in mixing_beta)
-        require(numbers, f"{block}.mixing_beta is {mixing_beta}; it needs two numbers above 0")
-        require(max_distance is None or max_distance >= 2, f"{block}.max_distance is {max_distance}; choose 2 or more, or null")
-        require(meta_batch_size > 1, f"{block}.meta_batch_size is {meta_batch_size}; it must be at least 2")
-        require(len(meta_set) > 1, f"clips held out: {len(meta_set)}, too few for a meta set; raise "
+        require(len(held_out) > 1, f"clips held out: {len(held_out)}, too few for a meta set; raise "
                 "assemble_us4.held_out_fraction")
-        self.require_positive(temperature=temperature, embedding_width=embedding_width, meta_every=meta_every)
-        self.require_positive(weight_hidden_width=weight_hidden_width, weight_learning_rate=weight_learning_rate)
         self.mixing_frames, self.mixing_beta = mixing_frames if mixing == "inner" else 3, mixing_beta
         self.mixing, self.max_distance, self.temperature = mixing, max_distance, temperature
-        self.meta_set, self.meta_batch_size, self.meta_every = meta_set, meta_batch_size, meta_every
+        self.meta_set, self.meta_batch_size, self.meta_every = held_out, meta_batch_size, meta_every
         self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
         layers = nn.Linear(2 * backbone.feature_width, weight_hidden_width), nn.Linear(weight_hidden_width, 1)
         self.weight_network = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.Sigmoid())
@@ -90,7 +84,7 @@ class Method(ContrastiveMethod):
         self.steps = state["steps"]
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
-        """What the main optimiser trains, by name: all but the weight network."""
+        """The parameters that the main optimiser trains, by name: all but those of the weight network."""
         return {name: value for name, value in self.named_parameters() if not name.startswith("weight_network.")}
 
     def trained(self) -> list[nn.Parameter]:
@@ -102,9 +96,9 @@ class Method(ContrastiveMethod):
         return feature, unit(self.projection_head(feature))
 
     def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
-        """Frames in time order, [B, n]: distinct distances from the first, none above `max_distance`, and a first that fits.
+        """Frames in time order, [B, n]: the first one, and n − 1 others at distinct distances of at most `max_distance`.
 
-        Clips of fewer than n frames give all of theirs, the last one repeated.
+        A clip of fewer than n frames gives all of its frames and repeats the last one.
         """
         furthest = (clips.count - 1).clamp(max=self.max_distance or clips.number.shape[1])
         distances = torch.arange(1, clips.number.shape[1] + 1, device=clips.count.device) <= furthest[:, None]
@@ -119,18 +113,18 @@ class Method(ContrastiveMethod):
 
         standard: (1 − a, a, 0) and (0, b, 1 − b). inner: uniform on the simplex. A clip of two frames gives them as they are.
         """
-        several, where = clips.count[:, None] >= 3, clips.count.device
+        several, device = clips.count[:, None] >= 3, clips.count.device
         if self.mixing == "inner":
-            spacing = torch.empty((2, len(several), self.mixing_frames), device=where).exponential_(generator=generator)
-            spacing = spacing.masked_fill(torch.arange(self.mixing_frames, device=where) >= clips.count[:, None], 0)
+            spacing = torch.empty((2, len(several), self.mixing_frames), device=device).exponential_(generator=generator)
+            spacing = spacing.masked_fill(torch.arange(self.mixing_frames, device=device) >= clips.count[:, None], 0)
             return torch.where(several, spacing / spacing.sum(2, keepdim=True), self.ends)
-        alpha = (torch.full((2, len(several)), value, device=where) for value in self.mixing_beta)
+        alpha = (torch.full((2, len(several)), value, device=device) for value in self.mixing_beta)
         towards, against = (torch._standard_gamma(value, generator=generator).clamp_min(1e-30) for value in alpha)
         share = (towards / (towards + against))[..., None]                                      # 2 x B x 1, a and b
         return torch.where(several, (1 - share) * self.ends + share * self.middle, self.ends)
 
-    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
-        """Positive pair interpolation: the frames [B, n, 1, H, W] as they are, and what is mixed first, then augmented."""
+    def step_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """Positive pair interpolation: the frames [B, n, 1, H, W] as they are; their mixtures, mixed first, then augmented."""
         weights = self.mixing_weights(clips, generator).to(frames.dtype)
         mixed = torch.einsum("vbn,bnchw->vbchw", weights, frames)
         places, views = tuple(range(frames.shape[1])), self.augment(mixed, clips, generator, dim=1)
@@ -140,11 +134,11 @@ class Method(ContrastiveMethod):
 
     def pairs(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
         """The two mixed views, normalised: [B, n, 1, H, W] → [2, B, 1, H, W]."""
-        seen = self.seen(frames, clips, generator)
-        return self.normalised(seen["left"], seen["right"])
+        roles = self.step_views(frames, clips, generator)
+        return self.normalised(roles["left"], roles["right"])
 
     def weight(self, feature: torch.Tensor) -> torch.Tensor:
-        """What the weight network says of each pair: [2B, F] → [B] in 0…1. The features take no gradient from it."""
+        """The weight of each pair in 0…1 by the weight network: [2B, F] → [B]. The features get no gradient from it."""
         return self.weight_network(torch.cat(feature.detach().chunk(2), 1)).squeeze(1)
 
     def terms(self, embedding: torch.Tensor) -> torch.Tensor:
@@ -157,62 +151,12 @@ class Method(ContrastiveMethod):
         clips = self.meta_set.clips.take(chosen[: self.meta_batch_size])
         first = self.meta_set.first[chosen[: self.meta_batch_size]]
         frames = self.meta_set.frames[first + super().pick(clips, self.meta_draw)[:, 0]]
-        return self.normalised(*super().seen(frames[:, None], clips, self.meta_draw).values())
-
-    def virtual_step(self, loss: torch.Tensor, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:
-        """θ' = θ − η (μ · buffer + ∇loss + decay · θ): the parameters after a step of the optimiser that is not taken."""
-        group, parameters = optimizer.param_groups[0], self.encoder_parameters()
-        values = [value.detach() for value in parameters.values()]
-        gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
-        direction = torch._foreach_add(gradients, values, alpha=group["weight_decay"])
-        if optimizer.state:
-            buffers = [optimizer.state[value]["momentum_buffer"] for value in parameters.values()]
-            torch._foreach_add_(direction, buffers, alpha=group["momentum"])
-        after = torch._foreach_add(values, direction, alpha=-group["lr"])
-        return {name: value.requires_grad_() for name, value in zip(parameters, after, strict=True)}
-
-    def elsewhere(self, parameters: dict[str, torch.Tensor], views: torch.Tensor) -> torch.Tensor:
-        """Embeddings of views under other parameters; the network's buffers stay as they are."""
-        buffers = {name: value.clone() for name, value in self.named_buffers()}
-        return functional_call(self, parameters | buffers, (views,))[1]
-
-    def meta_gradient(
-        self,
-        share: torch.Tensor,
-        terms: torch.Tensor,
-        views: torch.Tensor,
-        recorded: Recorded,
-        before: list[torch.Tensor],
-        optimizer: torch.optim.SGD,
-    ) -> torch.Tensor:
-        """∂L(θ')/∂share, [B], for θ' the virtual step on Σ shareᵢ ℓᵢ and L the unweighted NT-Xent on a batch of the meta set.
-
-        θ' is linear in the shares, so the gradient is −η ⟨∇L(θ'), ∇ℓᵢ(θ)⟩: one forward-mode pass of all ℓ in the direction
-        ∇L(θ'), in place of a graph of second order.
-
-        Args:
-            share: normalised pair weights, [B].
-            terms: ℓ with its graph, [B]; the graph is kept.
-            views: what the terms were computed from.
-            recorded: that computation.
-            before: state of torch's default streams before that, so that dropout repeats its masks.
-            optimizer: the main one, SGD.
-        """
-        after = self.virtual_step((share.detach() * terms).sum(), optimizer)
-        meta_loss = self.terms(self.elsewhere(after, self.meta_views())).mean()
-        direction = torch.autograd.grad(meta_loss, list(after.values()))
-        self.meta_loss = meta_loss.detach()
-        set_random_state(before, views.device)
-        with tangents(recorded):
-            moving = zip(self.encoder_parameters().items(), direction, strict=True)
-            dual = {name: forward_ad.make_dual(value.detach(), tangent) for (name, value), tangent in moving}
-            slope = forward_ad.unpack_dual(self.terms(self.elsewhere(dual, views))).tangent     # B
-        return -optimizer.param_groups[0]["lr"] * slope
+        return self.normalised(*super().step_views(frames[:, None], clips, self.meta_draw).values())
 
     def before_step(
         self, frames: torch.Tensor, clips: Clips, optimizer: torch.optim.Optimizer, generator: torch.Generator
     ) -> None:
-        """The forward pass that `loss` goes on with and, every `meta_every` steps, a meta step of the weight network."""
+        """The forward pass of the step, whose graph `loss` uses, and every `meta_every` steps a meta step."""
         require(isinstance(optimizer, torch.optim.SGD), "params.yaml: methods.meta_uscl.optimizer.name must be sgd, whose step "
                 "the meta step looks ahead to")
         views = self.pairs(frames, clips, generator)
@@ -223,8 +167,8 @@ class Method(ContrastiveMethod):
         if self.steps % self.meta_every == 0:
             weight = self.weight(feature)
             share = weight / weight.sum()
-            with torch.random.fork_rng([views.device] if views.is_cuda else []):
-                gradient = self.meta_gradient(share, terms, views, recorded, before, optimizer)
+            step = Step(views, terms, recorded, before)
+            gradient, self.meta_loss = meta_gradient(self, step, share, self.meta_views, optimizer)
             self.weight_optimizer.zero_grad()
             share.backward(gradient)
             self.weight_optimizer.step()

@@ -5,6 +5,7 @@ from torch import nn
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import projection_head, unit
+from stages.lib.params import Count, Fraction, Positive
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.losses import info_nce
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -31,14 +32,12 @@ class Method(ContrastiveMethod):
         clip_set: ClipSet,
         views: Views,
         *,
-        temperature: float,
-        embedding_width: int,
-        key_momentum: float,
-        queue_size: int,
+        temperature: Positive,
+        embedding_width: Count,
+        key_momentum: Fraction,
+        queue_size: Count,
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(temperature=temperature, embedding_width=embedding_width, queue_size=queue_size)
-        self.require_fraction(key_momentum=key_momentum)
         self.temperature, self.key_momentum = temperature, key_momentum
         self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
         self.key_encoder = KeyEncoder(nn.Sequential(backbone, self.projection_head))

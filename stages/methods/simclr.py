@@ -4,6 +4,7 @@ import torch
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import projection_head, unit
+from stages.lib.params import Count, Positive
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.losses import nt_xent
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -19,10 +20,9 @@ class Method(ContrastiveMethod):
     """
 
     def __init__(
-        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, temperature: float, embedding_width: int
+        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, temperature: Positive, embedding_width: Count
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(temperature=temperature, embedding_width=embedding_width)
         self.temperature = temperature
         self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import mlp
+from stages.lib.params import Count
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.method import ContrastiveMethod
 from stages.lib.training.views import Views
@@ -20,10 +21,9 @@ class Method(ContrastiveMethod):
     """
 
     def __init__(
-        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, embedding_width: int, hidden_width: int
+        self, backbone: Backbone, clip_set: ClipSet, views: Views, *, embedding_width: Count, hidden_width: Count
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(embedding_width=embedding_width, hidden_width=hidden_width)
         widths = [backbone.feature_width, embedding_width, embedding_width, embedding_width]
         self.projection_head = nn.Sequential(mlp(*widths), nn.BatchNorm1d(embedding_width, affine=False))
         self.predictor = mlp(embedding_width, hidden_width, embedding_width)

@@ -13,7 +13,7 @@ from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):
-    """A random frame of each clip, seen once; unlabelled clips count for nothing."""
+    """Cross-entropy of one view of a random frame of each clip; unlabelled clips are left out."""
 
     def __init__(self, backbone: Backbone, clip_set: ClipSet, views: Views):
         super().__init__(backbone, clip_set, views)
@@ -21,7 +21,7 @@ class Method(ContrastiveMethod):
                 "training clip has a pooled class; extend assemble_us4.classes or take sources with labels")
         self.classifier = nn.Linear(backbone.feature_width, len(clip_set.classes))
 
-    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+    def step_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
         """The one view of each clip."""
         return {"view": View(self.augment(frames.transpose(0, 1), clips, generator, dim=1)[0], (0,))}
 
@@ -30,7 +30,7 @@ class Method(ContrastiveMethod):
 
         On held-out clips, too: with many unlabelled ones that mean depends on how they fall into batches.
         """
-        views = self.normalised(*self.seen(frames, clips, generator).values())                  # 1 x B x 1 x H x W
+        views = self.normalised(*self.step_views(frames, clips, generator).values())                  # 1 x B x 1 x H x W
         logits = self.classifier(self.backbone(views))                  # B x classes
         total = F.cross_entropy(logits, clips.label, ignore_index=-1, reduction="sum")
         return total / (clips.label >= 0).sum().clamp(min=1), {}

@@ -1,14 +1,16 @@
 """UCL: hard negatives from the anchor's own clip and from other clips (Basu et al. 2022, arXiv 2207.13148)."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import nn
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import projection_head, unit
-from stages.lib.params import require
+from stages.lib.params import Count, Fraction, FractionSpan, Positive, require
 from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
 from stages.lib.pretraining.losses import info_nce
 from stages.lib.pretraining.method import ContrastiveMethod, View
@@ -42,31 +44,25 @@ class Method(ContrastiveMethod):
         clip_set: ClipSet,
         views: Views,
         *,
-        temperature: float,
-        embedding_width: int,
-        key_momentum: float,
-        queue_size: int,
-        cross_mined: int,
-        intra_negatives: int,
-        anchor_window: list,
-        positive_range: int,
-        intra_from: float,
-        harder_from: float,
-        far_window: list,
-        near_window: list,
+        temperature: Positive,
+        embedding_width: Count,
+        key_momentum: Fraction,
+        queue_size: Count,
+        cross_mined: Count,
+        intra_negatives: Count,
+        anchor_window: FractionSpan,
+        positive_range: Annotated[int, Ge(0)],
+        intra_from: Fraction,
+        harder_from: Fraction,
+        far_window: FractionSpan,
+        near_window: FractionSpan,
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(temperature=temperature, embedding_width=embedding_width, queue_size=queue_size)
-        self.require_positive(intra_negatives=intra_negatives, cross_mined=cross_mined)
-        self.require_fraction(key_momentum=key_momentum)
         block = "params.yaml: methods.ucl"
         require(cross_mined <= queue_size, f"{block}.cross_mined is {cross_mined}; choose 1 to queue_size, {queue_size}")
-        require(positive_range >= 0, f"{block}.positive_range is {positive_range}; it cannot be negative")
-        require(0 <= intra_from <= harder_from <= 1, f"{block}: 0 <= intra_from <= harder_from <= 1 does not hold")
+        require(intra_from <= harder_from, f"{block}.intra_from is {intra_from}; choose at most harder_from, {harder_from}")
         for name, window in {"anchor": anchor_window, "far": far_window, "near": near_window}.items():
-            numbers = len(window) == 2 and all(isinstance(edge, (int, float)) for edge in window)
-            ordered = numbers and 0 <= window[0] < window[1] <= 1
-            require(ordered, f"{block}.{name}_window is {window}; it needs two fractions of the clip, the smaller first")
+            require(window[0] < window[1], f"{block}.{name}_window is {window}; its two ends must differ")
         self.temperature, self.key_momentum, self.cross_mined = temperature, key_momentum, cross_mined
         self.intra_negatives, self.anchor_window, self.positive_range = intra_negatives, anchor_window, positive_range
         self.intra_from, self.harder_from = intra_from, harder_from
@@ -103,16 +99,16 @@ class Method(ContrastiveMethod):
         negatives, found = choose(far, self.intra_negatives, generator)
         return torch.cat([anchor, positive, torch.where(found, negatives, anchor)], 1)
 
-    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
-        """Anchor, positive and the own clip's negatives, also those that are missing, each augmented."""
+    def step_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """Anchor, positive and the negatives of the clip, each augmented; a missing negative does not count."""
         views = self.augment(frames, clips, generator).unbind(1)                                # B x 1 x H x W each
-        roles = ["anchor", "positive", *(f"negative {number}" for number in range(1, len(views) - 1))]
-        return {role: View(view, (place,)) for place, (role, view) in enumerate(zip(roles, views, strict=True))}
+        present = self.present(clips).unbind(1)
+        far = {f"negative {n}": View(view, (n + 1,), counts=present[n - 1]) for n, view in enumerate(views[2:], 1)}
+        return {"anchor": View(views[0], (0,)), "positive": View(views[1], (1,))} | far
 
-    def counts(self, view: View, clips: Clips) -> torch.Tensor:
-        place = view.places[0]
-        distance = (clips.number[:, place] - clips.number[:, 0]).abs()
-        return super().counts(view, clips) if place < 2 else distance > self.positive_range
+    def present(self, clips: Clips) -> torch.Tensor:
+        """Picked negatives that are no stand-ins for missing ones, [B, picked − 2]."""
+        return (clips.number[:, 2:] - clips.number[:, :1]).abs() > self.positive_range
 
     def nearest(self, query: torch.Tensor, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Places in the queue of the keys of other clips most similar to the query, and α = softmax(q·zⱼ / τ): [B, m]."""
@@ -120,36 +116,31 @@ class Method(ContrastiveMethod):
         nearest = similarity.topk(self.cross_mined)
         return nearest.indices, (nearest.values / self.temperature).softmax(1)
 
-    def cross_negative(self, query: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
-        """ẑ = Σ αⱼ zⱼ over the nearest keys of other clips: [B, D]."""
+    def cross_negative(self, query: torch.Tensor, clip: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """ẑ = Σ αⱼ zⱼ over the nearest keys of other clips, [B, D]; the clips of these keys and α, [B, m]."""
         places, share = self.nearest(query, clip)
-        return torch.einsum("bm,bmd->bd", share, self.queue.embedding[places])
-
-    def mined(self, seen: dict[str, View], clips: Clips) -> tuple[torch.Tensor, torch.Tensor]:
-        query = unit(self.projection_head(self.backbone(self.normalised(seen["anchor"]))))
-        places, share = self.nearest(query, clips.index)
-        return self.queue.clip[places], share
+        mined = {"mined_clip": self.queue.clip[places], "mined_share": share.detach()}
+        return torch.einsum("bm,bmd->bd", share, self.queue.embedding[places]), mined
 
     def curriculum(self) -> dict[str, float]:
-        """The window of the own clip's negatives, empty before they come in."""
+        """The distance window of the clip's own negatives; NaN as long as there are none."""
         low, high = self.window() if self.progress >= self.intra_from else (math.nan, math.nan)
         return {"negative_low": low, "negative_high": high}
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """InfoNCE of anchor and positive against the own clip's negatives and ẑ; one pass through each encoder."""
-        anchor, near, *far = self.seen(frames, clips, generator).values()
+        anchor, near, *far = self.step_views(frames, clips, generator).values()
         positive = unit(self.key_encoder(self.normalised(near)))                                # B x D
         queried = self.normalised(anchor, *far, dim=1)                              # B x (1 + negatives) x 1 x H x W
         queries = unit(self.projection_head(self.backbone(queried, dim=0))).unflatten(0, (len(clips.index), -1))
         query, intra = queries[:, 0], queries[:, 1:]
-        cross = self.cross_negative(query, clips.index)
-        distance = (clips.number - clips.number[:, :1]).abs()                                   # B x picked
-        absent = distance[:, 2:] <= self.positive_range
+        cross, mined = self.cross_negative(query, clips.index)
+        distance, absent = (clips.number - clips.number[:, :1]).abs(), ~self.present(clips)     # B x picked
         left_out = F.pad(absent, (0, 1))                                                        # ẑ always counts
         self.keys = positive, clips.index
         loss = info_nce(query, positive, torch.cat([intra, cross[:, None]], 1), self.temperature, left_out)
         negatives = distance[:, 2:].float().masked_fill(absent, torch.nan)
-        return loss, {"frame_distance": distance[:, 1], "negative_frame_distance": negatives.nanmean(1)}
+        return loss, mined | {"frame_distance": distance[:, 1], "negative_frame_distance": negatives.nanmean(1)}
 
     def after_step(self) -> None:
         """The key encoder follows, the keys enter the queue."""

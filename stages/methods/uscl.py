@@ -1,12 +1,14 @@
 """USCL: pairs mixed from three frames of a clip, and labels where there are some (Chen et al. 2021, arXiv 2011.13066)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import projection_head, unit
-from stages.lib.params import require
+from stages.lib.params import Count, Fraction, NotNegative, Positive
 from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
 from stages.lib.pretraining.losses import nt_xent
 from stages.lib.pretraining.method import ContrastiveMethod, View
@@ -18,12 +20,12 @@ class Method(ContrastiveMethod):
     """Sample pair generation, NT-Xent on the pairs and cross-entropy over the labelled clips.
 
     Args:
-        temperature: τ of NT-Xent, above 0.
+        temperature: τ of NT-Xent.
         embedding_width: D, width of the projection.
         mixing_alpha: α of λ ~ Beta(α, α), the weight of a view's own frame against the anchor.
         label_weight: of the cross-entropy; 0 leaves the labels unused.
-        label_fraction: of each class's training clips whose label is used; the others pass for unlabelled.
-        classifier_on: feature (as the paper draws it) or projection (as the authors' code has it).
+        label_fraction: part of each class's training clips whose label is used.
+        classifier_on: feature (the paper's figure) or projection (the authors' code).
     """
 
     def __init__(
@@ -32,20 +34,15 @@ class Method(ContrastiveMethod):
         clip_set: ClipSet,
         views: Views,
         *,
-        temperature: float,
-        embedding_width: int,
-        mixing_alpha: float,
-        label_weight: float,
-        label_fraction: float,
-        classifier_on: str,
+        temperature: Positive,
+        embedding_width: Count,
+        mixing_alpha: Positive,
+        label_weight: NotNegative,
+        label_fraction: Fraction,
+        classifier_on: Literal["feature", "projection"],
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(temperature=temperature, embedding_width=embedding_width, mixing_alpha=mixing_alpha)
-        block = "params.yaml: methods.uscl"
-        require(label_weight >= 0, f"{block}.label_weight is {label_weight}; it cannot be negative")
-        self.require_fraction(label_fraction=label_fraction)
         widths = {"feature": backbone.feature_width, "projection": embedding_width}
-        require(classifier_on in widths, f"{block}.classifier_on is {classifier_on!r}; choose from {', '.join(widths)}")
         self.temperature, self.mixing_alpha = temperature, mixing_alpha
         self.label_weight, self.classifier_on = label_weight, classifier_on
         self.projection_head = projection_head(backbone.feature_width, backbone.feature_width, embedding_width)
@@ -67,7 +64,7 @@ class Method(ContrastiveMethod):
         own, anchor = torch._standard_gamma(alpha, generator=generator).clamp_min(1e-30)
         return torch.where(clips.count >= 3, own / (own + anchor), 1)[:, None, None, None]
 
-    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+    def step_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
         """Sample pair generation: left, λ x1 + (1 − λ) x2, and right, λ x3 + (1 − λ) x2, of frames augmented on their own.
 
         Args:
@@ -81,8 +78,8 @@ class Method(ContrastiveMethod):
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """NT-Xent + label_weight · (CE_i + CE_j); a batch without labels contributes 0 to the cross-entropy."""
-        seen = self.seen(frames, clips, generator)
-        feature = self.backbone(self.normalised(seen["left"], seen["right"]))           # 2B x F
+        views = self.step_views(frames, clips, generator)
+        feature = self.backbone(self.normalised(views["left"], views["right"]))           # 2B x F
         projection = self.projection_head(feature)                                      # 2B x D
         contrastive = nt_xent(*unit(projection).chunk(2), self.temperature)
         logits = self.classifier(feature if self.classifier_on == "feature" else projection)

@@ -4,6 +4,7 @@ import torch
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import mlp
+from stages.lib.params import Count, Positive
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.losses import vicreg
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -24,14 +25,12 @@ class Method(ContrastiveMethod):
         clip_set: ClipSet,
         views: Views,
         *,
-        embedding_width: int,
-        invariance_weight: float,
-        variance_weight: float,
-        covariance_weight: float,
+        embedding_width: Count,
+        invariance_weight: Positive,
+        variance_weight: Positive,
+        covariance_weight: Positive,
     ):
         super().__init__(backbone, clip_set, views)
-        self.require_positive(embedding_width=embedding_width, invariance_weight=invariance_weight)
-        self.require_positive(variance_weight=variance_weight, covariance_weight=covariance_weight)
         self.weights = invariance_weight, variance_weight, covariance_weight
         self.projection_head = mlp(backbone.feature_width, embedding_width, embedding_width, embedding_width)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib.clips import catalogue
+from stages.lib.clips import catalogue, lists
 from stages.lib.params import UserError, require
 
 TITLE = "BUSI, and UDIAT (Dataset B): breast images with masks of the lesions"
@@ -68,13 +68,11 @@ def _udiat(folder: Path) -> tuple[Found, Masks]:
     """Images in original/, their masks under the same names in GT/, their labels by the number in the name."""
     path = folder / "DatasetB.csv"
     try:
-        entries = pd.read_csv(path, dtype=str, keep_default_na=False)
-        number = entries["Image"].str.strip().str.removesuffix(".png").str.lstrip("0")
-        labels = dict(zip(number, entries["Type"].str.strip().str.lower(), strict=True))
+        entries = lists.read(path, ["Image", "Type"])
     except FileNotFoundError:
         raise UserError(f"{path} is missing: save DatasetB.xlsx as csv, for its labels") from None
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} must be a csv with the columns Image and Type ({error})") from None
+    number = entries["Image"].str.strip().str.removesuffix(".png").str.lstrip("0")
+    labels = dict(zip(number, entries["Type"].str.strip().str.lower(), strict=True))
     found = []
     for image in catalogue.images(folder / "original"):
         label = labels.get(image.stem.lstrip("0"), "")

@@ -1,8 +1,16 @@
-"""COVID-BLUES: lung videos of 63 patients, by the BLUE protocol; a pretraining source, unlabelled here.
+"""COVID-BLUES: lung videos of 63 patients, by the BLUE protocol, with findings per video and a PCR test per patient.
 
-The name holds patient, side and zone, and a 2 where a zone was filmed twice:
+    lus_videos/patient_<id>_<L|R><zone>[_2].mp4   as in the public repository, or in videos/; _2: the zone was filmed twice
+    severity.csv               columns video_file (without suffix), Severity Score, A-lines, B-lines
+    clinical_variables.csv     columns patient_id, cov_test
 
-    lus_videos/patient_<id>_<L|R><zone>[_2].mp4          as in the public repository; videos/ does, too
+The clips have no label. A task takes its classes from one of the columns that the two csv files fill; a field is empty where
+a file, or its line for the clip, is missing:
+
+    severity    0.0, 1.0, 2.0 or 3.0, by two experts
+    a_lines     yes or no
+    b_lines     yes or no
+    pcr         0 or 1, of the patient
 """
 
 import re
@@ -10,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib.clips import catalogue
+from stages.lib.clips import catalogue, lists
 
 TITLE = "COVID-BLUES: lung videos of 63 patients by the BLUE protocol, Maastricht University Medical Center"
 LICENCE = "CC BY-NC-ND 4.0"
@@ -20,13 +28,30 @@ CITATION = (
 )
 LINK = "https://github.com/NinaWie/COVID-BLUES"
 LAYOUT = "lus_videos/ or videos/ with patient_<id>_<L|R><zone>.mp4"
+FINDINGS = {"Severity Score": "severity", "A-lines": "a_lines", "B-lines": "b_lines"}      # of a video, in severity.csv
 
 
 def clips(folder: Path) -> pd.DataFrame:
-    """The table of videos; the patient is '' where the name has another form."""
-    rows = []
+    """The table of videos with their findings; the patient is '' where the name has another form.
+
+    Raises:
+        UserError: no folder, no video, or a csv file without the columns above.
+    """
     videos = folder / "lus_videos"
+    findings = _by_key(folder / "severity.csv", "video_file", FINDINGS)
+    tests = _by_key(folder / "clinical_variables.csv", "patient_id", {"cov_test": "pcr"})
+    rows = []
     for path in catalogue.recordings(videos if videos.is_dir() else folder / "videos"):
-        patient = re.match("patient_([^_]+)_", path.name)
-        rows.append(catalogue.row(folder, path, "", patient[1] if patient else ""))
+        found = re.match("patient_([^_]+)_", path.name)
+        patient = found[1] if found else ""
+        known = findings.get(path.stem, {}) | tests.get(patient, {})
+        rows.append(catalogue.row(folder, path, "", patient) | dict.fromkeys([*FINDINGS.values(), "pcr"], "") | known)
     return catalogue.table(rows, folder, LAYOUT)
+
+
+def _by_key(path: Path, key: str, columns: dict[str, str]) -> dict[str, dict[str, str]]:
+    """What the file says of each clip or patient, under our names for its columns; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    entries = lists.read(path, [key, *columns])[[key, *columns]].apply(lambda column: column.str.strip())
+    return entries.rename(columns=columns).drop_duplicates(key).set_index(key).to_dict("index")

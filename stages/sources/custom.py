@@ -1,45 +1,75 @@
 """Custom: your own clips, in any folder, with a list of them.
 
-    clips.csv       columns path, patient, label; optional clip (id), subset, fps (of a folder of images, or to
-                    overrule a video's own)
-    <path>          a video file, a folder of images, or an image
+    clips.csv       columns path, patient, label; optional clip (id), subset, fps (of a folder of images, or to overrule a
+                    video's own), masks (files of an image's lesions, ';' between them), fold or split (a division of the
+                    patients), left_out (a reason), and any other column that a task takes its classes from
+    <path>          a video file, a folder of images, or an image; from the folder of clips.csv
 
 A patient or label may be empty: the clip is then a patient of its own, or unlabelled.
 """
 
+import math
+import os
 from pathlib import Path
 
 import pandas as pd
 
-from stages.lib.clips import catalogue
-from stages.lib.params import UserError
+from stages.lib.clips import catalogue, lists
+from stages.lib.params import UserError, require
 
 TITLE = "Custom: clips of your own"
 LICENCE = "not stated; ask whoever made them"
 CITATION = "not stated; ask whoever made them"
 LINK = ""
 LAYOUT = "clips.csv (columns path, patient, label) and the clips that it names"
+OPTIONAL = ("clip", "subset", "fps", "masks", "fold", "split", "left_out")
+FRAMES_PER_SECOND = (0.1, 10_000)       # what is outside cannot be meant
 
 
 def clips(folder: Path) -> pd.DataFrame:
-    """The table of clips that clips.csv lists.
+    """The table of clips that clips.csv lists, and its further columns.
 
     Raises:
-        UserError: no folder, no clips.csv or none as described.
+        UserError: no folder, no clips.csv, or none as described.
     """
     path = folder / "clips.csv"
     if not path.exists():
         return catalogue.table([], folder, LAYOUT)
+    entries = lists.read(path, ["path", "patient", "label"], OPTIONAL)
+    rows = [_row(folder, line, f"{path}, line {number}") for number, line in entries.to_dict("index").items()]
+    table = catalogue.table(rows, folder, LAYOUT)
+    if (table["patient"] == "").all():
+        print(f"{path} names no patient: each clip counts as a patient of its own, so that clips of one person can be trained "
+              "on and tested on")
+    return table
+
+
+def _row(folder: Path, line: dict[str, str], place: str) -> dict:
+    """The line of the table for a line of clips.csv, which is at `place`."""
+    file = _file(folder, line.pop("path"), place)
+    fps = _frame_rate(line.pop("fps", ""), place)
+    line = {name: " ".join(value.split()) for name, value in line.items()}           # no line break in an id or a label
+    own = {name: line.pop(name, "") for name in ("clip", "patient", "label", "subset", "left_out")}
+    own["clip"] = own["clip"] or file.as_posix()
+    if "masks" in line:
+        line["masks"] = ";".join(str(folder / name) for name in line["masks"].split(";") if name)
+    return catalogue.row(folder, folder / file, fps=fps, **own) | line
+
+
+def _file(folder: Path, name: str, place: str) -> Path:
+    """The path below `folder`: as it stands, as a file name may begin with a blank, else without blanks, else from Windows."""
+    require(bool(name.strip()), f"{place} has no path")
+    choices = [name, name.strip(), name.strip().replace("\\", "/")]
+    found = next((choice for choice in choices if os.path.exists(folder / choice)), name.strip())
+    return Path(found)
+
+
+def _frame_rate(text: str, place: str) -> float:
+    """The number, with a decimal point or comma; NaN if there is none."""
+    low, high = FRAMES_PER_SECOND
     try:
-        entries = pd.read_csv(path, dtype=str, keep_default_na=False)
-        names = entries["path"]  # as it stands: a file name may begin with a blank
-        frame_rates = pd.to_numeric(entries.get("fps", pd.Series("", entries.index)))
-        known = entries.assign(clip=entries.get("clip", names), subset=entries.get("subset", ""))
-        known = known[["clip", "subset", "patient", "label"]].apply(lambda column: column.str.strip())
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} must have the columns path, patient, label, and numbers as fps ({error})") from None
-    if (frame_rates <= 0).any():
-        raise UserError(f"{path}: fps must be above 0, or empty")
-    found = zip(names, frame_rates, known.to_dict("records"), strict=True)
-    rows = [catalogue.row(folder, folder / name, fps=fps, **rest) for name, fps, rest in found]
-    return catalogue.table(rows, folder, LAYOUT)
+        rate = float(text.replace(",", ".")) if text.strip() else math.nan
+    except ValueError:
+        raise UserError(f"{place}: fps is {text!r}; it must be a number, or empty") from None
+    require(not text.strip() or low <= rate <= high, f"{place}: fps is {text!r}; it must be {low:g} to {high:g}, or empty")
+    return rate

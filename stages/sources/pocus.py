@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.lib.clips import catalogue
+from stages.lib.clips import catalogue, lists
 from stages.lib.params import UserError
 
 TITLE = "POCUS: lung videos of COVID-19, pneumonia and healthy lungs, from many public places"
@@ -33,14 +33,13 @@ def clips(folder: Path) -> pd.DataFrame:
         UserError: no folder, no video, no catalogue.
     """
     videos = folder / "videos" if (folder / "videos").is_dir() else folder
-    rows = []
+    rows, patients = [], {}
     for path, subset, reason in catalogue.by_class(videos, ("convex", "linear")):
+        patients = patients or _patients(folder)
         label = next((LABELS[start] for start in LABELS if path.name.lower().startswith(start)), "")
         reason = reason.replace("label", "probe") or ("" if label else "label unknown: not Cov…, Pneu…, Reg… or Vir…")
-        rows.append(catalogue.row(folder, path, label, subset=subset, left_out=reason))
-    table = catalogue.table(rows, folder, LAYOUT)
-    table["patient"] = table["path"].map(lambda path: Path(path).stem).map(_patients(folder)).fillna("")
-    return table
+        rows.append(catalogue.row(folder, path, label, patients.get(path.stem, ""), subset, reason))
+    return catalogue.table(rows, folder, LAYOUT)
 
 
 def _patients(folder: Path) -> dict[str, str]:
@@ -48,9 +47,7 @@ def _patients(folder: Path) -> dict[str, str]:
     path = folder / "metadata.csv"
     path = path if path.exists() else folder.with_name(f"{folder.name}_metadata.csv")
     try:
-        entries = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return dict(zip(entries["Filename"].str.strip(), entries["Patient ID / Name"].str.strip(), strict=True))
+        entries = lists.read(path, ["Filename", "Patient ID / Name"])
     except FileNotFoundError:
         raise UserError(f"{folder / 'metadata.csv'} is missing: fetch it with the data set, for its patients") from None
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} must be a csv with the columns Filename and Patient ID / Name ({error})") from None
+    return dict(zip(entries["Filename"].str.strip(), entries["Patient ID / Name"].str.strip(), strict=True))

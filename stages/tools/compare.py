@@ -1,4 +1,4 @@
-"""Whether two runs differ by more than noise: `python -m stages.tools.compare <run> <run> [<task> …]`
+"""Do two runs differ by more than noise? `python -m stages.tools.compare <run> <run> [<task> …]`
 
 A run is an experiment, branch or commit, or `workspace`. Both must have predicted the same clips of a task in the same folds.
 
@@ -26,18 +26,18 @@ def main(first: str, second: str, tasks: list[str]) -> None:
 
 
 def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], samples: int, confidence: float, seed: int) -> str:
-    """The lines on one task. With several seeds the balanced accuracies are means over them, and McNemar's test is left out."""
+    """The text on one task. With several seeds it has the mean balanced accuracies, and no McNemar test."""
     found = compare(task, runs, tables, samples, confidence, seed)
     seeds = [len(by_seed(table)) for table in tables]
     spread = [f", SD {sd:.3f} over {count} seeds" if count > 1 else ""
               for sd, count in zip(found["spreads"], seeds, strict=True)]
     values = found["values"]
-    said = (f"{task}: balanced accuracy {values[0]:.3f} ({runs[0]}{spread[0]}), {values[1]:.3f} ({runs[1]}{spread[1]}): "
+    text = (f"{task}: balanced accuracy {values[0]:.3f} ({runs[0]}{spread[0]}), {values[1]:.3f} ({runs[1]}{spread[1]}): "
             f"difference {found['difference']:+.3f} ({100 * confidence:g} % interval {found['low']:+.3f} to "
             f"{found['high']:+.3f}), {found['verdict']}")
     if "p" not in found:
-        return said
-    return (f"{said}\n{' ' * len(task)}  of {found['clips']} clips {found['only_first']} are right in {runs[0]} only, "
+        return text
+    return (f"{text}\n{' ' * len(task)}  of {found['clips']} clips {found['only_first']} are right in {runs[0]} only, "
             f"{found['only_second']} in {runs[1]} only: McNemar p = {found['p']:.2g}")
 
 

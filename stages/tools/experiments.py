@@ -1,30 +1,23 @@
-"""Experiments as rows of a table: which are one configuration run with several seeds, and which were scored on the same clips.
-
-What a result was made with is read from dvc.lock, not from params.yaml, which may have been edited since.
-"""
+"""Experiments as rows of a table: which of them differ in seeds only, and which were scored on the same clips."""
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import pandas as pd
+from stages.tools.dvc_lock import PRETRAINING, SCORED_ON, code_behind, deciding, flat_parameters, is_pretrained, simulated
 
-SEEDS = ("seed", "finetune.seeds")
-SCORED_ON = ("collection", "simulate.", "extract_frames.", "finetune.folds", "finetune.fold_seed", "assemble_us4.copy_distance")
-PRETRAINING = ("pretrain.", "methods.", "views.", "assemble_us4.", "extract_frames.sources")  # no matter for random weights
-OPTIONAL = (*PRETRAINING, "simulate.", "segment.", "tasks.")  # an experiment may do without
-CODE = ("stages/", "data/raw/")  # what results come from beside the parameters: code, and clips of the user's
+OPTIONAL = (*PRETRAINING, "simulate.", "segment.", "tasks.")  # an experiment may lack these
 
 
 @dataclass
 class Configuration:
-    """Experiments that differ in nothing but their seeds.
+    """Experiments that differ only in their seeds.
 
-    parameters: flat name → value of what could change the scores, seeds left out.
+    parameters: flat name → value of every parameter that could change the scores, without the seeds.
     code: file or folder → checksum, of what the stages before the report depend on.
-    runs: a mapping for each: names and revisions (one result may be listed under several), metrics, and `trainings`, the
-        pairs (seed of the pretraining, seed of the fine-tuning), one a cross-validation.
+    runs: a mapping for each: names and revisions (one result may be listed under several), metrics, and `trainings`, a pair
+        (seed of the pretraining, seed of the fine-tuning) for each cross-validation.
     """
 
     parameters: dict
@@ -37,7 +30,7 @@ class Configuration:
 
     @property
     def start(self) -> str:
-        """The initial weights: the method where they were pretrained, else finetune.init."""
+        """The initial weights: the pretraining method if they were pretrained, else finetune.init."""
         init = self.parameters["finetune.init"]
         return self.parameters["pretrain.method"] if init == "pretrained" else init
 
@@ -46,13 +39,13 @@ class Configuration:
         return [pair for run in self.runs for pair in run["trainings"]]
 
     def mean(self, task: str, name: str) -> float:
-        """A number of the metrics, averaged over all cross-validations; NaN where an experiment does not have it."""
+        """A number of the metrics, averaged over all cross-validations; NaN if an experiment lacks it."""
         values = [run["metrics"].get(task, {}).get(name, math.nan) for run in self.runs]
         counts = [len(run["trainings"]) for run in self.runs]
         return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
 
     def spread(self, task: str, name: str) -> float:
-        """Its standard deviation over all cross-validations, from those that the experiments give; NaN for a single one."""
+        """Its standard deviation over all cross-validations, pooled from the experiments; NaN for a single one."""
         count, mean, squares = len(self.trainings), self.mean(task, name), 0.0
         for run in self.runs:
             numbers, own = run["metrics"].get(task, {}), len(run["trainings"])
@@ -62,10 +55,10 @@ class Configuration:
 
 
 def configurations(experiments: list[dict]) -> tuple[list[Configuration], list[dict]]:
-    """Merge the experiments that have scores and differ in seeds only; return the other experiments beside.
+    """Merge the experiments that have scores and differ in seeds only; also return the experiments without scores.
 
-    A result that is listed twice (the workspace and its commit), or whose cross-validations are all part of another's
-    (finetune.seeds [0] of [0, 1, 2]), counts once.
+    A result counts once if it is listed twice (the workspace and its commit), or if another result holds all of its
+    cross-validations (finetune.seeds [0] within [0, 1, 2]).
 
     Args:
         experiments: as `revisions.experiments` returns them.
@@ -76,11 +69,11 @@ def configurations(experiments: list[dict]) -> tuple[list[Configuration], list[d
         if not report or not set(experiment["metrics"]) - {"pretrain"}:
             others.append(experiment)
             continue
-        flat = _flat(report)
+        flat = flat_parameters(report)
         seeds = [flat["seed"] + number for number in flat.get("finetune.seeds", [0])]
         run = {"names": [experiment["name"]], "revisions": [experiment["revision"]], "metrics": experiment["metrics"],
-               "trainings": [(flat["seed"] if _pretrained(flat) else number, number) for number in seeds]}
-        parameters, code = _deciding(flat | _simulated(experiment["lock"])), _code(experiment["lock"], flat)
+               "trainings": [(flat["seed"] if is_pretrained(flat) else number, number) for number in seeds]}
+        parameters, code = deciding(flat | simulated(experiment["lock"])), code_behind(experiment["lock"], flat)
         key = json.dumps([parameters, code], sort_keys=True)
         found.setdefault(key, Configuration(parameters, code, [])).runs.append(run)
     for configuration in found.values():
@@ -89,7 +82,7 @@ def configurations(experiments: list[dict]) -> tuple[list[Configuration], list[d
 
 
 def same_clips(configurations: list[Configuration]) -> list[tuple[str, list[Configuration]]]:
-    """Divide by what decides which clips are scored and in which folds: (how a part differs from the others, its members)."""
+    """Divide by what decides the scored clips and their folds: pairs (how a part differs from the others, its members)."""
     parts = {}
     for one in configurations:
         data = {key: value for key, value in one.parameters.items()
@@ -100,79 +93,33 @@ def same_clips(configurations: list[Configuration]) -> list[tuple[str, list[Conf
 
 
 def differences(configurations: list[Configuration]) -> list[str]:
-    """For each, the parameters in which they differ, as -S takes them, and the code if it is not that of the first."""
-    shown = ("pretrain.method", "finetune.init", "finetune.tasks")   # the initial weights and the columns, which stand beside
+    """For each, the parameters in which they differ, as -S takes them, and the code if it differs from the first one's."""
+    shown = ("pretrain.method", "finetune.init", "finetune.tasks")   # other columns of the table show these
     differ = [key for key in _differing([one.parameters for one in configurations]) if key not in shown]
     texts = []
     for one in configurations:
-        said = [_text({key: one.parameters[key] for key in differ if key in one.parameters})]
+        words = [_text({key: one.parameters[key] for key in differ if key in one.parameters})]
         reference = configurations[0].code
         files = [PurePosixPath(path).name for path, checksum in one.code.items() if reference.get(path, checksum) != checksum]
         if files:
-            said.append(f"other code or clips than the first row: {', '.join(files[:3])}" + " …" * (len(files) > 3))
-        texts.append("; ".join(filter(None, said)))
+            words.append(f"other code or clips than the first row: {', '.join(files[:3])}" + " …" * (len(files) > 3))
+        texts.append("; ".join(filter(None, words)))
     return texts
 
 
-def chosen(experiment: dict, reference: dict) -> str:
-    """The parameters of an experiment without scores that are not those of the reference, as -S takes them."""
-    asked, usual = _flat(experiment["params"]), _flat(reference["params"])
-    return _text({key: value for key, value in asked.items() if usual.get(key, value) != value})
-
-
-def _flat(values: dict) -> dict:
-    """{"a": {"b": 1}} → {"a.b": 1}"""
-    return pd.json_normalize(values).to_dict("records")[0] if values else {}
-
-
-def _simulated(lock: dict) -> dict:
-    """The parameters of the phantoms, which the report does not declare."""
-    return _flat(lock.get("simulate", {}).get("params", {}).get("params.yaml", {}))
-
-
-def _deciding(flat: dict) -> dict:
-    """Those of the parameters that could change the scores, seeds left out."""
-    pretrained = _pretrained(flat)
-    tasks = [*flat["finetune.tasks"], *flat.get("segment.tasks", [])]
-    kept = {}
-    for key, value in flat.items():
-        block, name = [*key.split("."), ""][:2]
-        unused = (
-            key in SEEDS or block == "report"
-            or (block == "methods" and name != flat["pretrain.method"])
-            or (block == "tasks" and name not in tasks)
-            or (block == "segment" and not flat.get("segment.tasks"))
-            or (block == "simulate" and flat["collection"] != "phantom")
-            or (key.startswith("views.semantic") and flat["views.pipeline"] != "semantic")
-            or (key.startswith(PRETRAINING) and not pretrained and not key.startswith(SCORED_ON[-1]))
-        )
-        if not unused:
-            kept[key] = value
-    return kept
-
-
-def _pretrained(flat: dict) -> bool:
-    """Whether any of the scores comes from the pretrained weights."""
-    return "pretrained" in (flat["finetune.init"], flat.get("segment.init") if flat.get("segment.tasks") else "")
-
-
-def _code(lock: dict, flat: dict) -> dict[str, str]:
-    """Checksums of the code and of the user's clips behind the scores; dvc.lock also keeps stages that no longer run."""
-    items = {*flat["finetune.tasks"], *flat.get("segment.tasks", [])}
-    items |= set(flat.get("extract_frames.sources", [])) if _pretrained(flat) else set()
-    left_out = ("report",) if _pretrained(flat) else ("report", "pretrain", "assemble_us4")
-    stages = [stage for name, stage in lock.items() if name not in left_out and name.partition("@")[2] in items | {""}]
-    deps = [dep for stage in stages for dep in stage.get("deps", [])]
-    return {dep["path"]: dep.get("md5", "") for dep in deps if dep["path"].startswith(CODE)}
+def changed_parameters(experiment: dict, reference: dict) -> str:
+    """The parameters in which an experiment without scores differs from the reference, as -S takes them."""
+    own, usual = flat_parameters(experiment["params"]), flat_parameters(reference["params"])
+    return _text({key: value for key, value in own.items() if usual.get(key, value) != value})
 
 
 def _once(runs: list[dict]) -> list[dict]:
-    """The runs without those whose result another has, or has as a part; their names go to that one."""
+    """Merge a run into another one that has the same result or holds all of its cross-validations."""
     kept = []
     for run in sorted(runs, key=lambda run: -len(run["trainings"])):
         own = set(run["trainings"])
         for other in kept:
-            same = own == set(other["trainings"]) and _scores(run) == _scores(other)
+            same = own == set(other["trainings"]) and run["metrics"] == other["metrics"]
             if same or own < set(other["trainings"]):
                 other["names"] += run["names"]
                 other["revisions"] += run["revisions"] if same else []
@@ -182,14 +129,8 @@ def _once(runs: list[dict]) -> list[dict]:
     return kept
 
 
-def _scores(run: dict) -> dict:
-    """Its metrics without the time, which no two runs share."""
-    pretrain = {name: value for name, value in run["metrics"].get("pretrain", {}).items() if name != "seconds"}
-    return run["metrics"] | {"pretrain": pretrain}
-
-
 def _differing(mappings: list[dict]) -> list[str]:
-    """The keys that have several values; or that some mappings do without, where that is no matter of another key."""
+    """The keys with several values, and those that some mappings lack though they are not OPTIONAL."""
     differ = []
     for key in dict.fromkeys(key for mapping in mappings for key in mapping):
         values = {json.dumps(mapping[key]) for mapping in mappings if key in mapping}

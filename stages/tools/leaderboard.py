@@ -3,7 +3,7 @@
 reads   metrics, dvc.lock and reports/predictions/<task>.csv of every experiment, of the commits that they derive from and
         of the workspace; seed and `report` of the workspace's params.yaml
 writes  <out>/leaderboard.html   self-contained page
-        <out>/leaderboard.csv    a line per configuration and task; experiments without scores at the end
+        <out>/leaderboard.csv    a row per configuration and task; experiments without scores at the end
 """
 
 import argparse
@@ -16,11 +16,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.lib.evaluation.comparison import against_best, balanced_accuracies, class_names, predictions
-from stages.lib.evaluation.scores import bootstrap_interval, by_seed
+from stages.lib.evaluation.intervals import interval
+from stages.lib.evaluation.scores import by_seed, outcome_counts
 from stages.lib.params import UserError, require, show
 from stages.lib.report.page import render
 from stages.lib.revisions import experiments
-from stages.tools.experiments import Configuration, chosen, configurations, differences, same_clips
+from stages.tools.experiments import Configuration, changed_parameters, configurations, differences, same_clips
 
 NUMBERS = ("balanced_accuracy", "sd", "low", "high", "frame_accuracy", "published_protocol_accuracy", "difference_to_best",
            "difference_low", "difference_high")
@@ -35,8 +36,8 @@ def main(revisions: list[str], all_commits: bool, out: Path) -> None:
     require(bool(merged) or bool(others), "there is no experiment and no result; run `dvc repro` first")
     parts = [{"title": title, **part(members, settings)} for title, members in same_clips(merged)]
     committed = found[1]                                             # after the workspace the newest commit
-    unfinished = [{"name": each["name"], "state": each["state"].replace("done", "no scores"), "asked": chosen(each, committed)}
-                  for each in others]
+    unfinished = [{"name": each["name"], "state": each["state"].replace("done", "no scores"),
+                   "asked": changed_parameters(each, committed)} for each in others]
     lines = [{"part": number, "scored_on": each["title"], "state": "done", **line}
              for number, each in enumerate(parts, start=1) for line in each["lines"]]
     lines += [{"experiments": each["name"], "state": each["state"], "what_differs": each["asked"]} for each in unfinished]
@@ -51,7 +52,7 @@ def main(revisions: list[str], all_commits: bool, out: Path) -> None:
 
 
 def part(members: list[Configuration], settings: dict) -> dict:
-    """Configurations that were scored on the same clips: the columns, the rows of the page and the lines of the csv."""
+    """Of configurations that were scored on the same clips: the columns and rows of the page, and the rows of the csv."""
     texts = dict(zip(map(id, members), differences(members), strict=True))
     columns = columns_of(members)
     cells = {label: column(task, runners, settings) for label, (task, runners) in columns.items()}
@@ -60,10 +61,8 @@ def part(members: list[Configuration], settings: dict) -> dict:
         pairs = sorted(one.trainings)
         seeds = [str(fine) if coarse == fine else f"{fine} (pretrained with {coarse})" for coarse, fine in pairs]
         names = [name for run in one.runs for name in run["names"]]
-        pretrained = one.parameters["finetune.init"] == "pretrained"
         shared = {"initial_weights": one.start, "what_differs": texts[id(one)], "experiments": ", ".join(names),
-                  "seeds": ", ".join(seeds), "n": len(one.trainings),
-                  "pretraining_seconds": one.mean("pretrain", "seconds") if pretrained else math.nan}
+                  "seeds": ", ".join(seeds), "n": len(one.trainings)}
         own = {label: cells[label][id(one)] for label in columns if id(one) in cells[label]}
         rows.append(shared | {"cells": own})
         lines += [shared | {"task": label} | cell for label, cell in own.items()]
@@ -72,7 +71,7 @@ def part(members: list[Configuration], settings: dict) -> dict:
 
 
 def columns_of(members: list[Configuration]) -> dict[str, tuple[str, list[Configuration]]]:
-    """Label → task and who ran it; a task with several lists of classes or subsets is several columns."""
+    """Label → task and its configurations; a task with several lists of classes or subsets becomes several columns."""
     found = {}
     for one in members:
         for task in one.tasks:
@@ -87,7 +86,7 @@ def columns_of(members: list[Configuration]) -> dict[str, tuple[str, list[Config
 
 
 def column(task: str, members: list[Configuration], settings: dict) -> dict[int, dict]:
-    """What the table says of each configuration in one task, by the configuration's id."""
+    """The cell of each configuration for one task, by the configuration's id."""
     values = [one.mean(task, "balanced_accuracy") for one in members]
     tables = [pooled(task, one) for one in tqdm(members, desc=task, unit="configuration", disable=None)]
     tested = against_best(values, tables, **settings)
@@ -97,7 +96,7 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
         if len(one.runs) > 1:                                        # no report has the interval of several experiments
             low = high = math.nan
             if isinstance(table, pd.DataFrame):
-                low, high = bootstrap_interval(table, class_names(table), **settings)
+                low, high = interval(outcome_counts(table, class_names(table)), **settings)
         numbers = (value, one.spread(task, "balanced_accuracy"), low, high, one.mean(task, "frame_accuracy"),
                    one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"])
         cells[id(one)] = dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": test["verdict"], "significant": test["best"]}
@@ -105,7 +104,7 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
 
 
 def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
-    """The clip-level predictions of all its cross-validations, numbered in `seed`; or why they cannot be had."""
+    """The clip-level predictions of all cross-validations, numbered in `seed`; or a text that says why they are missing."""
     tables = [scored(task, run) for run in one.runs]
     missing = [reason for reason in tables if isinstance(reason, str)]
     if missing:
@@ -115,8 +114,9 @@ def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
 
 
 def scored(task: str, run: dict) -> pd.DataFrame | str:
-    """The predictions that the run's metrics were made of. Those in the workspace may be another run's: git takes back the
-    metrics of a commit, but only `dvc checkout` its predictions.
+    """The predictions behind the run's metrics, or a text that says why they are missing.
+
+    The workspace may hold those of another run: git restores the metrics of a commit, only `dvc checkout` its predictions.
     """
     reason = ""
     for revision in run["revisions"]:

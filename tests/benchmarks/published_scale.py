@@ -13,12 +13,13 @@ import torch
 
 from stages import pretrain
 from stages.lib.clips import store
-from stages.lib.evaluation.fine_tuning import Frames, Recipe, fit, predict
+from stages.lib.evaluation.fine_tuning import Recipe, fit, predict
+from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.measures import held_out_loss
 from stages.lib.training.device import generator
-from stages.lib.training.optimizer import descent
+from stages.lib.training.optimizer import optimizer_and_schedule
 from stages.lib.training.views import Views
 
 SIZE_PX, BATCH = 224, 32
@@ -58,7 +59,7 @@ def pretraining(where: torch.device, blocks: dict, views: dict, full: bool) -> f
     torch.manual_seed(0)
     model = pretrain.build("uscl", blocks, views, Backbone("resnet18"), train, held_out).to(where)
     steps = train.steps(BATCH)
-    optimizer, schedule = descent(model.trained(), US4_EPOCHS * steps, **blocks["uscl"]["optimizer"])
+    optimizer, schedule = optimizer_and_schedule(model.trained(), US4_EPOCHS * steps, **blocks["uscl"]["optimizer"])
     draw = generator(0, where)
     going = {"optimizer": optimizer, "schedule": schedule, "draw": draw, "loss_of": model.loss, "steps": US4_EPOCHS * steps}
 
@@ -79,7 +80,7 @@ def finetuning(where: torch.device, settings: dict, full: bool) -> float:
     views, optimizer = Views(**settings["views"]), settings["optimizer"]
     classes, rows = ["covid", "pneumonia", "regular"], torch.arange(POCUS_FRAMES, device=where)
     recipe = Recipe("resnet18", "random", "last_block", classes, POCUS_EPOCHS, BATCH, optimizer, views)
-    frames = Frames(torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where), rows % len(classes), pd.DataFrame())
+    frames = TaskFrames(torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where), rows % len(classes), pd.DataFrame())
 
     def look(network: Classifier, fold: int) -> None:
         predict(network, frames, rows[rows % POCUS_FOLDS == fold], views)

@@ -42,7 +42,7 @@ from stages.lib.networks.heads import projection_head, unit
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.losses import nt_xent
 from stages.lib.training.device import device, generator
-from stages.lib.training.optimizer import descent, set_learning_rate
+from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from tests.benchmarks import published_scale
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def method_steps(
     torch.manual_seed(0)
     model = pretrain.build(name, BLOCKS, VIEWS | {"pipeline": pipeline}, Backbone("resnet18"), *sets).to(where).train()
     model.progress = 1.0 - 1e-6         # the dearest part of a curriculum
-    optimizer, schedule = descent(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
+    optimizer, schedule = optimizer_and_schedule(model.trained(), 10**6, **BLOCKS[name]["optimizer"])
     images = []
     for part in model.modules():
         if isinstance(part, Backbone):

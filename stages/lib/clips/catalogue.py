@@ -12,6 +12,7 @@ from stages.lib.params import UserError, require
 COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "left_out"]
 VIDEOS = set(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 IMAGES = set(".bmp .jpeg .jpg .pgm .png .tif .tiff .webp".split())
+UNKNOWN = {"nan", "none", "null", "n/a", "unknown"}      # patients: what programs write for an empty field
 NOTES = set(".csv .db .dvc .html .ini .json .md .pdf .txt .xlsx .xml .yaml".split())
 
 
@@ -99,6 +100,8 @@ def row(
     fps: float = float("nan"),
 ) -> dict:
     """A line of the table; `clip`, the id, is the path below `folder` if not given."""
+    if not left_out and not os.path.exists(path):
+        left_out = "the file is missing, or its folder may not be read"
     if not left_out and path.is_file() and path.suffix.lower() not in VIDEOS | IMAGES:
         kind = path.suffix or "no suffix"
         left_out = f"neither a video nor an image file that can be read ({kind}): convert it to mp4 or png"
@@ -107,7 +110,10 @@ def row(
 
 
 def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
-    """The rows as a table sorted by clip id.
+    """The rows as a table sorted by clip id. A file that is listed twice is a clip once, or, where the lines differ, no clip.
+
+    Prints a sentence about patients, and one about labels, that are likely the same under two spellings, and one about patients
+    that are likely an empty field.
 
     Args:
         rows: what `row` returned, in any order.
@@ -115,11 +121,46 @@ def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
         layout: what should lie in it.
 
     Raises:
-        UserError: there is no such folder, or no clip in it.
+        UserError: there is no such folder, no clip in it, or two clips with one id.
     """
     require(folder.is_dir(), f"{folder} is missing: put the data set there, or link it: {layout}")
     require(bool(rows), f"{folder} holds no clip; it should hold {layout}")
-    return pd.DataFrame(rows).sort_values("clip", kind="stable", ignore_index=True)
+    clips = pd.DataFrame(rows).sort_values("clip", kind="stable", ignore_index=True)
+    clips["left_out"] = clips["left_out"].mask(clips["left_out"] == "", _listed_again(clips))
+    unknown = clips["patient"].str.casefold().isin(UNKNOWN)
+    if unknown.any():
+        names = ", ".join(sorted(set(clips["patient"][unknown])))
+        print(f"{folder}: {unknown.sum()} clips have the patient {names}, which counts as unknown: each is on its own")
+    clips["patient"] = clips["patient"].mask(unknown, "")
+    kept = clips[clips["left_out"] == ""]
+    double = kept[kept["clip"].duplicated(keep=False)]["path"].tolist()
+    require(not double, f"{' and '.join(double[:2])} have the same clip id; in {folder} each clip needs an id of its own")
+    for column in ("patient", "label"):
+        alike = ["; ".join(names) for names in spellings(clips[column])]
+        if alike:
+            more = f" and {len(alike) - 5} more" if len(alike) > 5 else ""
+            print(f"{folder}: these {column}s differ only in capitals, leading zeros or '.0', and count as different: "
+                  f"{' | '.join(alike[:5])}{more}; write them alike if they are the same")
+    return clips
+
+
+def spellings(names: pd.Series) -> list[list[str]]:
+    """Names that differ only in capitals, leading zeros of their numbers or a final `.0`: those of each group, sorted."""
+    names = pd.Series(sorted(set(names) - {""}), dtype=object)
+    plain = names.str.casefold().str.removesuffix(".0").str.replace(r"(?<![\d.])0+(?=\d)", "", regex=True)
+    return [group.tolist() for _, group in names.groupby(plain) if len(group) > 1]
+
+
+def _listed_again(clips: pd.DataFrame) -> pd.Series:
+    """A reason to leave out lines that list the same file again; all of its lines where they differ in patient or label."""
+    file = clips["path"].map(os.path.realpath)
+    reasons = pd.Series("", clips.index).mask(file.duplicated(), "the same file is listed twice: the first line stays")
+    for column in ("patient", "label"):
+        values = clips[column].groupby(file)
+        named = file.map(values.agg(lambda names: " and ".join(sorted(map(repr, set(names))))))
+        several = values.transform("nunique") > 1
+        reasons = reasons.mask(several, f"one file with {column} " + named + ": which is right is unknown")
+    return reasons
 
 
 def _is_note(path: Path) -> bool:

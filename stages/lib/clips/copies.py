@@ -6,39 +6,37 @@ docs/leak_guard.md has the figures.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
+from annotated_types import Ge, Lt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stages.lib.clips import store
 from stages.lib.clips.hashes import BITS, WAVES, hashes
 from stages.lib.clips.tasks import groups
-from stages.lib.params import from_params, require
+from stages.lib.params import from_params
 
+Distance = Annotated[float, Ge(0), Lt(0.5)]     # 0: frames of equal hash; 0.5: frames that have nothing in common
 SEVERAL = 3  # frames: fewer are no clip, and the agreement of one frame alone is weak evidence
 
 
 class Limits(NamedTuple):
     """Distances up to which two clips are taken for copies; `stills`: where one of them has fewer than SEVERAL frames."""
 
-    clips: float
-    stills: float
+    clips: Distance
+    stills: Distance
 
 
 def limits(copy_distance: dict) -> Limits:
-    """The block assemble_us4.copy_distance, checked.
+    """The block copy_distance, checked.
 
     Raises:
         UserError: a key too many or missing, or a distance that unrelated frames have.
     """
-    limit = from_params(Limits, copy_distance, "assemble_us4.copy_distance")
-    for key, value in copy_distance.items():
-        require(0 <= value < 0.5, f"params.yaml: assemble_us4.copy_distance.{key} is {value}; choose 0 (frames of equal hash) "
-                "to below 0.5 (frames that have nothing in common)")
-    return limit
+    return from_params(Limits, copy_distance, "copy_distance")
 
 
 def store_hashes(folder: str | Path, clips: Sequence[str]) -> list[np.ndarray]:

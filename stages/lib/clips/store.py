@@ -4,8 +4,12 @@ frames.npy  uint8 [N, size_px, size_px], the frames of a clip one after the othe
 masks.npy   uint8 [N, size_px, size_px], where the source has masks: 0, or the number of the lesion, from 1
 frames.csv  a line per frame: row (in frames.npy), clip, frame (number in the clip), time_s (null where unknown)
 clips.csv   a line per clip, kept or left out: clip, path, patient, label, … ; `left_out` holds the reason, empty if kept
+facts.json  how the frames were taken from the clips: frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px
 """
 
+import errno
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +23,7 @@ import pandas as pd
 from stages.lib.params import UserError
 
 TEXT = ("clip path patient group label subset masks source checksum left_out split pooled_class outcome reason names copy_of "
-        "predicted")
+        "predicted severity a_lines b_lines pcr")
 FAN = ["fan_apex_x", "fan_apex_y", "fan_half_angle", "fan_near", "fan_far"]    # columns of clips.csv: see fan.py
 NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity", *FAN]  # columns where an empty field is NaN
 
@@ -46,22 +50,78 @@ def read(folder: str | Path) -> Store:
         raise UserError(f"{error.filename} is missing; run `dvc repro` to make it") from None
 
 
+def write_facts(folder: str | Path, **facts: float | int | str) -> None:
+    """Say in `folder` how the frames of the store were taken; networks carry these facts, so that new clips are read alike."""
+    Path(folder, "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def facts(folder: str | Path) -> dict[str, float | int | str]:
+    """How the frames of the store were taken.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    try:
+        return json.loads(Path(folder, "facts.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run `dvc repro` to make it") from None
+
+
 def table(path: str | Path) -> pd.DataFrame:
     """Read a csv whose text columns (ids, labels, reasons) stay text, an empty field being the empty string."""
     empty = dict.fromkeys(NUMBERS, "")
     return pd.read_csv(path, dtype=dict.fromkeys(TEXT.split(), str), keep_default_na=False, na_values=empty)
 
 
+def empty(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new uint8 array of zeros in a file, memory-mapped. Its space on disk is taken at once: a disk that turns out to be full
+    while a mapped file is filled ends the process without a word.
+
+    Raises:
+        OSError: the disk has no space for it; none is taken then.
+    """
+    if shutil.disk_usage(path.parent).free < math.prod(shape):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, os.path.getsize(path))
+    return array
+
+
 @contextmanager
-def replacing(folder: str | Path) -> Iterator[Path]:
-    """A fresh folder beside `folder` that takes its place when the block ends well and is removed when it does not."""
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def replacing(target: str | Path, folder: bool = True) -> Iterator[Path]:
+    """A place beside `target` that takes its place when the block ends well and is removed when it does not.
+
+    An output is never written in place: where DVC links files instead of copying them, other runs and the cache share it.
+
+    Args:
+        folder: whether `target` is a folder, which is then there and empty, or a file.
+    """
+    target = Path(target)
+    partial, before = (target.with_name(target.name + end) for end in (".partial", ".before"))
+    _put_back(before, target)
+    _remove(partial)
+    (partial if folder else partial.parent).mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        if folder and target.exists():
+            os.replace(target, before)
+        os.replace(partial, target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _put_back(before, target)
+        _remove(partial)
+
+
+def _put_back(before: Path, target: Path) -> None:
+    """Undo a move that was not followed by the next one, or remove what was moved away."""
+    if before.exists() and not target.exists():
+        os.replace(before, target)
+    _remove(before)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

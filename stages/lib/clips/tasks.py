@@ -1,4 +1,4 @@
-"""The clips of an evaluation task: those of the source of the same name that carry one of its classes."""
+"""The clips of an evaluation task: those of the source of the same name whose label is one of its classes."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def task_clips(task: str, tasks: dict) -> pd.DataFrame:
 
 
 def groups(clips: pd.DataFrame) -> pd.Series:
-    """The unit that folds keep whole: the column `group` (copies.py) if there is one, else the patient, else the clip."""
+    """What folds keep whole: the column `group` (copies.py) if there is one, else the patient, else the clip."""
     if "group" in clips:
         return clips["group"]
     return clips["patient"].where(clips["patient"] != "", "clip " + clips["clip"])

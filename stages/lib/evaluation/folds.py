@@ -1,4 +1,4 @@
-"""Who is held out, who is trained on and who chooses the epoch: always whole patients, each class in like parts."""
+"""Who is held out, who trains and who chooses the epoch: whole patients, each class divided evenly."""
 
 from collections import Counter
 
@@ -10,14 +10,15 @@ from stages.lib.params import require
 
 
 def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int, stage: str) -> pd.DataFrame:
-    """The clip table with a column `fold`: groups (column `group`) whole, classes in like parts; <NA> for clips left out.
+    """The clip table with a column `fold`, <NA> for clips left out: groups stay whole, classes are divided evenly.
 
     Args:
-        stage: that asks, as the sentences name it.
+        clips: with the columns group, label, left_out.
+        stage: finetune | segment; the sentences for the user name its keys.
 
     Raises:
-        UserError: fewer patients than folds, or a fold without a clip of some class. A class that is in every fold is in
-            every training part, too.
+        UserError: fewer groups than folds, or a fold without a clip of some class. (A class that is in every fold is in
+            every training part, too.)
     """
     used = clips[clips["left_out"] == ""]
     patients = used["group"]
@@ -41,8 +42,13 @@ def require_all(clips: pd.DataFrame, task: str, classes: list) -> None:
 
 
 def check_apart(table: pd.DataFrame, inside: dict[str, np.ndarray]) -> None:
-    """Raise AssertionError if a group has lines of the table in two parts of a fold (part → which lines are in it)."""
-    times = Counter(group for where in inside.values() for group in table["group"][where].unique())
+    """Raise AssertionError if a group has rows in two parts of a fold.
+
+    Args:
+        table: a row per frame, with a column group.
+        inside: part → mask [N] of its rows.
+    """
+    times = Counter(group for mask in inside.values() for group in table["group"][mask].unique())
     both = sorted(group for group, count in times.items() if count > 1)
     assert not both, f"patients on both sides of a fold: {both}"
 
@@ -50,17 +56,17 @@ def check_apart(table: pd.DataFrame, inside: dict[str, np.ndarray]) -> None:
 def parts(
     clips: pd.DataFrame, task: str, seed: int, fold: int, label_fraction: float, inner_fraction: float
 ) -> dict[str, set[str]]:
-    """The clips of one fold's `training`, `inner` (validation), `held_out`; those whose label is not used are in none.
+    """The clips of one fold: `training`, `inner` (validation) and `held_out`. Clips whose label is not used are in no part.
 
-    Labels are drawn first, and the inner part out of what they leave, both by whole groups: of each class the first so many
-    of one random order. The same seed and fold give the same order, so that a smaller `label_fraction` takes a part of what a
-    larger one takes. A group with clips of two classes counts in both.
+    Both draws take whole groups: first those whose labels are used, then, among these, the inner part. Each takes the first
+    groups of each class in one random order. Seed and fold decide the order, so a smaller `label_fraction` draws a subset of
+    what a larger one draws. A group with clips of two classes counts in both.
 
     Args:
         clips: with the columns that `with_folds` adds.
-        seed: of the draws, with `fold`.
-        label_fraction: of each class's groups outside the fold that are trained on, rounded, one at least.
-        inner_fraction: of each class's groups among those that are set aside to choose the epoch, one at least; 0: none.
+        seed, fold: of the draws.
+        label_fraction: of each class's groups outside the fold, whose labels are used; rounded, at least one group.
+        inner_fraction: of each class's groups among them, set aside to choose the epoch, at least one group; 0: none.
 
     Raises:
         UserError: a class has no group left to train on.
@@ -79,10 +85,10 @@ def parts(
 
 
 def _share(clips: pd.DataFrame, fraction: float, draw: np.random.Generator) -> pd.DataFrame:
-    """The clips of a fraction of each class's groups, one group at least."""
+    """The clips of a fraction of each class's groups, at least one group each."""
     names = sorted(clips["group"].unique())
     order = dict(zip(draw.permutation(names), range(len(names)), strict=True))
     pairs = clips[["label", "group"]].drop_duplicates()
     by_class = pairs.iloc[pairs["group"].map(order).argsort()].groupby("label")["group"]
-    chosen = by_class.cumcount() < (by_class.transform("size") * fraction).round().clip(lower=1)
-    return clips[clips["group"].isin(pairs.loc[chosen[chosen].index, "group"])]
+    drawn = by_class.cumcount() < (by_class.transform("size") * fraction).round().clip(lower=1)
+    return clips[clips["group"].isin(pairs.loc[drawn[drawn].index, "group"])]

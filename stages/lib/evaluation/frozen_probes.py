@@ -1,4 +1,4 @@
-"""Probes of frozen features: what simple classifiers make of a backbone that was not fine-tuned. A cheap second opinion."""
+"""Probes: simple classifiers on the features of a backbone that was not fine-tuned."""
 
 import numpy as np
 import pandas as pd
@@ -10,28 +10,26 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from stages.lib.networks.backbone import Backbone
-from stages.lib.params import require
+from stages.lib.params import Count, Positive
 from stages.lib.training.views import Views
 
 
 @torch.no_grad()
 def features(backbone: Backbone, frames: torch.Tensor, views: Views) -> np.ndarray:
-    """Features [N, F] of frames [N, 1, H, W] uint8, as they are: no augmentation, running statistics."""
+    """Features [N, F] of frames [N, 1, H, W] uint8, without augmentation and with running statistics."""
     backbone.eval()
     return torch.cat([backbone(views.normalise(part.float() / 255)) for part in frames.split(256)]).cpu().numpy()
 
 
 class Probes:
-    """The probes, and how they predict held-out clips.
+    """The probes, fitted and asked fold by fold.
 
     Args:
-        neighbours: nearest training frames (cosine distance) that vote, one vote each; all, where there are fewer.
-        regularisation: of the linear probe, a logistic regression on standardised features: 1 / C of scikit-learn.
+        neighbours: number of nearest training frames (cosine distance) that vote; all, if there are fewer.
+        regularisation: 1 / C of the linear probe, scikit-learn's logistic regression on standardised features.
     """
 
-    def __init__(self, neighbours: int, regularisation: float):
-        require(neighbours > 0, f"params.yaml: finetune.probes.neighbours is {neighbours}; it must be at least 1")
-        require(regularisation > 0, f"params.yaml: finetune.probes.regularisation is {regularisation}; it must be above 0")
+    def __init__(self, neighbours: Count, regularisation: Positive):
         self.neighbours, self.regularisation = neighbours, regularisation
 
     def models(self, frames: int) -> dict[str, ClassifierMixin]:
@@ -46,18 +44,19 @@ class Probes:
         Args:
             features: [N, F].
             table: clip, patient, fold, label of each of the N frames.
-            folds: what `folds.parts` gives for each fold; nothing is chosen here, so that the inner part trains, too.
+            folds: `folds.parts` of each fold; the inner part trains, too, as probes choose no epoch.
 
         Returns:
-            A line per probe and held-out clip: probe, clip, patient, fold, label, p_<class> ….
+            A row per probe and held-out clip: probe, clip, patient, fold, label, p_<class> ….
         """
         labels, columns, found = table["label"].map(classes.index).to_numpy(), [f"p_{name}" for name in classes], []
         for part in folds:
             training = table["clip"].isin(part["training"] | part["inner"]).to_numpy()
             held_out = table["clip"].isin(part["held_out"]).to_numpy()
             for name, model in self.models(training.sum()).items():
-                chances = model.fit(features[training], labels[training]).predict_proba(features[held_out])     # n x classes
-                lines = table.loc[held_out, ["clip", "patient", "fold", "label"]].assign(probe=name)
-                found.append(lines.assign(**dict(zip(columns, chances.T, strict=True))))
+                model.fit(features[training], labels[training])
+                probabilities = model.predict_proba(features[held_out])                 # n x classes
+                rows = table.loc[held_out, ["clip", "patient", "fold", "label"]].assign(probe=name)
+                found.append(rows.assign(**dict(zip(columns, probabilities.T, strict=True))))
         keys = ["probe", "clip", "patient", "fold", "label"]
         return pd.concat(found).groupby(keys, as_index=False)[columns].mean().round(6)

@@ -1,6 +1,6 @@
 """Scores of segmentations: overlap of masks, lesions found, and COCO's average precision (pycocotools).
 
-A lesion map has for every pixel 0 or the number of its lesion. A detection is a line of a COCO results file: image_id,
+A lesion map holds for every pixel 0 or the number of its lesion. A detection is an entry of a COCO results file: image_id,
 category_id, bbox [x, y, width, height] in px, score, segmentation {size, counts} (run lengths).
 """
 
@@ -15,14 +15,14 @@ from pycocotools.cocoeval import COCOeval
 
 from stages.lib.clips.tasks import groups
 
-MATCH_IOU = 0.5  # a lesion is found where a detection's IoU with it is above: then at most one lesion per detection
+MATCH_IOU = 0.5  # above it a lesion counts as found; no detection can then match two lesions
 PRECISIONS = {"mask_ap": ("segm", 0), "mask_ap50": ("segm", 1), "box_ap": ("bbox", 0), "box_ap50": ("bbox", 1)}
 
 
 def overlap(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Dice coefficient, precision and sensitivity of the pixels of one image, two masks [H, W] bool.
 
-    What is 0 / 0 is NaN: Dice of two empty masks, precision where nothing is predicted, sensitivity without a lesion.
+    0 / 0 is NaN: the Dice coefficient of two empty masks, precision without a prediction, sensitivity without a lesion.
     """
     both, marked, there = int((truth & predicted).sum()), int(predicted.sum()), int(truth.sum())
     return {
@@ -33,7 +33,7 @@ def overlap(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def found(lesions: np.ndarray, masks: np.ndarray) -> int:
-    """How many lesions of a map [H, W] have an IoU above MATCH_IOU with one of the masks [K, H, W] bool."""
+    """The number of lesions of a map [H, W] whose IoU with one of the masks [K, H, W] bool is above MATCH_IOU."""
     count = 0
     for lesion in (lesions == number for number in np.unique(lesions[lesions > 0])):
         count += any((lesion & mask).sum() > MATCH_IOU * (lesion | mask).sum() for mask in masks)
@@ -96,16 +96,16 @@ def average_precision(lesions: dict[int, np.ndarray], detected: list[dict]) -> d
 
 
 def summary(images: pd.DataFrame, folds: pd.DataFrame, samples: int, confidence: float, seed: int) -> dict[str, float]:
-    """All numbers of one segmentation, by the names that reports/scores.json gives them.
+    """All numbers of one segmentation, under their names in reports/scores.json.
 
     Args:
-        images: clip, patient, fold, lesions, found, predicted, dice, precision, sensitivity: a line per image.
-        folds: fold, mask_ap, mask_ap50, box_ap, box_ap50: a line per fold.
-        samples, confidence, seed: of the bootstrap interval of the mean Dice, patients drawn with replacement.
+        images: clip, patient, fold, lesions, found, predicted, dice, precision, sensitivity: a row per image.
+        folds: fold, mask_ap, mask_ap50, box_ap, box_ap50: a row per fold.
+        samples, confidence, seed: of the bootstrap interval of the mean Dice; it draws patients with replacement.
 
     Returns:
         Means over images, that of Dice with its interval and its standard deviation over folds, means and standard
-        deviations of the APs over folds, and counts. Images where a value is undefined do not count in its mean.
+        deviations of the APs over folds, and counts. Undefined values do not count in a mean.
     """
     low, high = interval(images["dice"], groups(images), samples, confidence, seed)
     numbers = {"dice": images["dice"].mean(), "dice_low": low, "dice_high": high}

@@ -8,24 +8,24 @@ from stages.lib.params import UserError, require
 from stages.lib.training import distributed
 
 
-def autocast(where: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware computes in it (twice as fast as single precision on both), else single precision."""
-    capable = torch.cuda.is_bf16_supported() if where.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=capable)
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 if the hardware computes in it (twice as fast as single precision on CPU and GPU), else single precision."""
+    capable = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=capable)
 
 
 class Backbone(nn.Module):
     """A torchvision classifier without its last linear layer: grey frames [N, 1, H, W] → features [N, feature_width].
 
-    k views of each of a step's clips, [k, B, 1, H, W], or [B, k, 1, H, W] with `dim` 0, give [k · B, feature_width] in that
-    order: under torchrun each rank brings its own clips and gets the features of all.
+    k views of B clips, [k, B, 1, H, W], or [B, k, 1, H, W] with `dim` 0, give [k · B, feature_width] in that order. Under
+    torchrun each rank gives the views of its own clips and gets the features of all clips.
 
-    The network keeps torchvision's three input channels and key names, so that its weights go to and fro unchanged;
-    a grey frame is shown to all three. It computes in bfloat16 where the hardware does; its features, and so heads and losses,
-    are in the precision of its weights.
+    The network keeps torchvision's three input channels and key names, so that weights can be exchanged unchanged; each
+    channel gets the same grey frame. It computes in bfloat16 if the hardware does. Features, heads and losses have the
+    precision of the weights.
 
     Raises:
-        UserError: `arch` is no classifier of torchvision, or one that does not end in a linear layer.
+        UserError: `arch` is no classifier of torchvision, or does not end in a linear layer.
     """
 
     def __init__(self, arch: str):
@@ -38,7 +38,7 @@ class Backbone(nn.Module):
         if not names or getattr(self.network, "aux_logits", False):
             raise UserError(f"params.yaml: pretrain.arch {arch!r} does not end in one linear layer; choose another")
         self.feature_width = self.network.get_submodule(names[-1]).in_features
-        self.classifier = names[-1]         # the layer that is taken off, as torchvision names it
+        self.classifier = names[-1]         # torchvision's name of the layer that is removed
         self.network.set_submodule(self.classifier, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
 
@@ -52,10 +52,11 @@ class Backbone(nn.Module):
         return distributed.everyones(feature.unflatten(0, frames.shape[:2]), dim).flatten(0, 1)
 
     def train_only(self, part: str, key: str = "finetune.trainable") -> None:
-        """Freeze all but `part`: last_block, head (what stands on the backbone: nothing of it) or all.
+        """Freeze all of the backbone but `part`.
 
         Args:
-            key: of `part` in params.yaml, for the sentence that the user reads.
+            part: last_block; all; head: freeze the whole backbone.
+            key: of `part` in params.yaml, for the error message.
         """
         parts = {"head": nn.Identity(), "last_block": self.last_block(), "all": self}
         require(part in parts, f"params.yaml: {key} is {part!r}; choose from {', '.join(parts)}")
@@ -90,10 +91,10 @@ class Classifier(nn.Module):
         return self.linear(self.backbone(frames))
 
     def train_only(self, part: str) -> None:
-        """Freeze the backbone but for `part`: last_block, head (nothing of it) or all; what is frozen builds no graph."""
+        """Freeze all of the backbone but `part`: last_block, all, or head (none of it). Frozen layers build no graph."""
         self.backbone.train_only(part)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The whole network under torchvision's key names, the linear layer being the classifier that it ends in."""
+        """The weights of the whole network under torchvision's key names; the linear layer takes the name of its last one."""
         last = {f"{self.backbone.classifier}.{key}": value for key, value in self.linear.state_dict().items()}
         return self.backbone.network.state_dict() | last

@@ -19,17 +19,18 @@ PRETRAINED = Path("models/pretrained.safetensors")
 def write(weights: dict[str, torch.Tensor], facts: dict, path: Path = PRETRAINED) -> None:
     """Write the weights, and the facts (as JSON, under the one metadata key `sonopair`) into the header.
 
-    One key, since safetensors shuffles several: the same run then gives the same bytes, and what depends on them stays
-    cached. For that reason no time belongs into the facts.
+    safetensors shuffles several keys; with one key the same run gives the same bytes, and stages that depend on them stay
+    cached. For the same reason the facts must not hold a time.
     """
     path.parent.mkdir(exist_ok=True)
     save_file({name: value.contiguous() for name, value in weights.items()}, path, {"sonopair": json.dumps(facts)})
 
 
 def facts(path: Path = PRETRAINED) -> dict:
-    """The facts of the run: method, arch, epochs, epoch (kept), held_out_loss, seed, clips, frames, size_px, params, …
+    """The facts of the run: method, arch, epochs, epoch (kept), held_out_loss, seed, clips, frames, size_px, mean,
+    std, params, …
 
-    Of a fine-tuned network: task, arch, classes, size_px, mean, std, and how frames were taken from clips.
+    A fine-tuned network has task, arch, classes, size_px, mean, std, and how frames were taken from clips.
 
     Raises:
         UserError: the file is missing, or not ours.

@@ -24,7 +24,7 @@ def of_clips(features: np.ndarray, table: pd.DataFrame) -> tuple[np.ndarray, pd.
 
 
 def write(folder: str | Path, features: np.ndarray, clips: pd.DataFrame) -> None:
-    """Both files, in place of those of a run before."""
+    """Write both files; they replace those of an earlier run."""
     with store.replacing(folder) as partial:
         np.save(partial / "features.npy", features.astype(np.float32))
         clips.to_csv(partial / "clips.csv", index=False)

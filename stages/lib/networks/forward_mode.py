@@ -1,7 +1,7 @@
-"""Forward-mode differentiation of a network that has just computed the same thing: cheaper than torch's own, and as exact.
+"""Forward-mode differentiation of a forward pass that was recorded: cheaper than torch's own, and as exact.
 
-Torch's formulas repeat every convolution of the forward pass and take batch norm apart into a dozen passes over memory. Here
-the outputs of convolutions are those of the pass before, and the tangent of batch norm is one call of its backward kernel.
+Torch's formulas repeat every convolution of the forward pass and split batch norm into a dozen passes over memory. Here the
+outputs of convolutions are reused, and the tangent of batch norm is one call of its backward kernel.
 """
 
 import warnings
@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-# forward_ad loads formulas that torch itself compiles with what it calls deprecated
+# torch itself compiles the formulas of forward_ad in a way that it calls deprecated
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 class Recorded(TorchFunctionMode):
-    """Remembers the outputs of the convolutions that run inside it."""
+    """Records the outputs of the convolutions that run inside it."""
 
     def __init__(self):
         super().__init__()
@@ -33,9 +33,9 @@ class Recorded(TorchFunctionMode):
 
 @contextmanager
 def tangents(recorded: Recorded) -> Iterator[None]:
-    """A level of forward mode in which dual tensors (`forward_ad.make_dual`) go through the network that was recorded.
+    """A level of forward mode: dual tensors (`forward_ad.make_dual`) can go through the recorded network.
 
-    The same convolutions must run in the same order on the same values, batch norm in training.
+    The same convolutions must run in the same order on the same values, with batch norm in training mode.
     """
     with torch.no_grad(), forward_ad.dual_level(), _Tangents(recorded):
         yield
@@ -55,7 +55,7 @@ class _Tangents(TorchFunctionMode):
         (image, d_image), (weight, d_weight) = (forward_ad.unpack_dual(part) for part in (image, weight))
         bias, d_bias = (None, None) if bias is None else forward_ad.unpack_dual(bias)
         output, version = next(self.outputs)
-        if output._version != version:      # something like an in-place ReLU has written over it since
+        if output._version != version:      # an in-place operation has overwritten it since
             output = torch.conv2d(image, weight, bias, *geometry)
         tangent = torch.conv2d(image, d_weight, d_bias, *geometry)
         if d_image is not None:
@@ -63,7 +63,7 @@ class _Tangents(TorchFunctionMode):
         return forward_ad.make_dual(output, tangent)
 
     def batch_norm(self, image, mean, variance, weight, bias, training, momentum, eps):
-        """dy = J dx + dγ x̂ + dβ. J is symmetric in each channel, so that the backward kernel, which gives Jᵀ, gives it, too."""
+        """dy = J dx + dγ x̂ + dβ. J is symmetric in each channel, so the backward kernel, which gives Jᵀ dx, also gives J dx."""
         (image, d_image), (weight, d_weight), (bias, d_bias) = (forward_ad.unpack_dual(part) for part in (image, weight, bias))
         output, batch_mean, inverse_deviation = torch.native_batch_norm(
             image, weight, bias, mean, variance, training, momentum, eps

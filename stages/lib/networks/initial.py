@@ -16,14 +16,13 @@ def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
     """Give the backbone its first weights: `random` leaves it as it is.
 
     Args:
-        init: random | imagenet (torchvision's, from torch's cache or the network) | pretrained
-            (models/pretrained.safetensors) | a file of weights in one of the layouts of layouts.py, written by
-            safetensors or torch.save. One printed line names the weights that do not belong to the backbone.
-        key: of `init` in params.yaml, for the sentence that the user reads.
+        init: random | imagenet (torchvision's, from torch's cache or the internet) | pretrained
+            (models/pretrained.safetensors) | a file of weights in a layout of layouts.py, written by safetensors or torch.save.
+            A printed line names the weights in it that do not belong to the backbone.
+        key: of `init` in params.yaml, for the error message.
 
     Raises:
-        UserError: no such choice or file, or its keys and shapes are not just those of the backbone and what the layout
-            is known to have beside them.
+        UserError: no such choice or file; keys or shapes that are neither the backbone's nor known to the layout.
     """
     if init == "random":
         return backbone
@@ -33,7 +32,7 @@ def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
         return load(backbone, _imagenet(backbone.arch), "ImageNet weights")
     require(Path(init).is_file(), f"params.yaml: {key} is {init!r}; choose from random, imagenet, pretrained (finetune only) "
             "or a file of weights")
-    content, beside = _read(init)
+    content, beside = read_weights(init)
     state, dropped = layouts.translated(content, backbone, init)
     load(backbone, state, init)
     if dropped or beside:
@@ -42,16 +41,16 @@ def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
 
 
 def named_file(init: str) -> list[Path]:
-    """The file that `init` names, if it names one; dvc.yaml cannot depend on it, so an unfinished run does."""
+    """The file that `init` names, if it names one. dvc.yaml cannot depend on it, so the key of an unfinished run does."""
     return [Path(init)] if Path(init).is_file() else []
 
 
-def _read(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors by name that a file holds, and what a checkpoint keeps beside them; code in it is never run."""
+def read_weights(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors of a file by name, and the names of everything else in it; code in the file is never run."""
     try:
         safe = path.endswith(".safetensors")
         content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:      # torch.load answers a file of another kind with nearly any of them
+    except Exception as error:      # torch.load raises nearly any exception for a file of another kind
         raise UserError(f"{path} cannot be read as weights ({type(error).__name__}): it needs tensors by name, as safetensors "
                         "or torch.save writes them") from None
     state, beside = layouts.unwrapped(content)
@@ -67,7 +66,7 @@ def _say(sentence: str) -> None:
 
 
 def _imagenet(arch: str) -> dict[str, torch.Tensor]:
-    """torchvision's weights, the first version, which the papers start from."""
+    """torchvision's weights, the first version, from which the papers start."""
     choices = torchvision.models.get_model_weights(arch)
     choice = getattr(choices, "IMAGENET1K_V1", choices.DEFAULT)
     try:
@@ -78,11 +77,11 @@ def _imagenet(arch: str) -> dict[str, torch.Tensor]:
 
 
 def load(backbone: Backbone, state: dict, name: str) -> Backbone:
-    """Load strictly: every key of the backbone, no other but the classifier's. Old files do not count batch norm's batches.
+    """Load strictly: `state` must have all keys of the backbone, and beside them the classifier's at most.
 
     Args:
-        state: tensors under torchvision's names.
-        name: what they come from, for the sentence that the user reads.
+        state: tensors under torchvision's names; `num_batches_tracked` may be missing, as in old files.
+        name: of their origin, for the error message.
     """
     wanted = backbone.network.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(backbone.classifier + ".")}
@@ -91,6 +90,6 @@ def load(backbone: Backbone, state: dict, name: str) -> Backbone:
         require(not keys, f"{name} does not fit {backbone.arch}: it {what} {', '.join(sorted(keys)[:3])} ({len(keys)} in all)")
     unlike = [key for key, value in given.items() if value.shape != wanted[key].shape]
     require(not unlike, f"{name} does not fit {backbone.arch}: {', '.join(unlike[:3])} has another shape")
-    wanted.update(given)            # keeps what torchvision notes beside the tensors
+    wanted.update(given)            # keeps the metadata beside the tensors
     backbone.network.load_state_dict(wanted)
     return backbone

@@ -1,11 +1,11 @@
-"""How others name the weights of a backbone in their files, and what else they keep there.
+"""Layouts of other projects' files: their names of a backbone's weights, and what else the files hold.
 
 torchvision        conv1.weight …; a new head may stand in the classifier's place
 USCL, Meta-USCL    features.0.weight …: the network's parts by number; beside them the heads l1, l2, fc…, linear
 MoCo, UCL          encoder_q.conv1.weight …: torchvision's names; beside them encoder_k, queues, heads of the cycle
 
-Each may stand below `state_dict` or `model`, beside epoch, optimizer and the like, and with `module.` before each name, which
-DataParallel adds.
+The tensors may stand below the key `state_dict` or `model`, beside epoch, optimizer and the like. DataParallel puts `module.`
+before each name.
 """
 
 import re
@@ -24,17 +24,17 @@ QUERY_BESIDE = r"(encoder_k|[qk]_cycle_fc)\.|(negative_)?queue|(neg_vecs_labels|
 
 
 def unwrapped(content: object) -> tuple[object, list[str]]:
-    """The tensors by name of a checkpoint that keeps them below one key, and the names of what lies beside them."""
+    """The tensors by name, taken from below the key that holds them, and the names of the other keys."""
     held = content if isinstance(content, dict) else {}
     inside = next((key for key in WRAPPERS if isinstance(held.get(key), dict)), None)
     return (held[inside], [str(key) for key in held if key != inside]) if inside else (content, [])
 
 
 def translated(state: dict[str, torch.Tensor], backbone: Backbone, name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors under torchvision's names, and the names of those that the layout is known to have beside the backbone.
+    """The tensors under torchvision's names, and the names of tensors that the layout has beside the backbone.
 
     Raises:
-        UserError: a key that the layout does not have, named with the file's `name`.
+        UserError: a key that the layout does not have; the message has the file's `name`.
     """
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -56,7 +56,22 @@ def translated(state: dict[str, torch.Tensor], backbone: Backbone, name: str) ->
     return given, dropped
 
 
+def origin(state: dict[str, torch.Tensor], backbone: Backbone) -> str | None:
+    """The pretraining that a file comes from: uscl, meta_uscl, imagenet (torchvision, MoCo and UCL); None: unknown.
+
+    USCL's files have a classifier (`fc`, `linear`) beside the projection `l1`, `l2`; Meta-USCL's have the projection only.
+    """
+    keys = {key.removeprefix("module.") for key in state}
+    children = [child for child, _ in backbone.network.named_children()]
+    if "features" in children or not any(key.startswith(NUMBERED) for key in keys):
+        return "imagenet"
+    heads = {key.partition(".")[0] for key in keys if re.match(NUMBERED_BESIDE, key)}
+    if heads - {"l1", "l2"}:
+        return "uscl"
+    return "meta_uscl" if heads else None
+
+
 def summary(names: list[str]) -> str:
-    """Names, those of one module as one with their number: `encoder_k (122), fc (4), queue (1)`."""
+    """Names grouped by module, with their number: `encoder_k (122), fc (4), queue (1)`."""
     stems = Counter(name.removeprefix(QUERY).partition(".")[0] for name in names)
     return ", ".join(f"{stem} ({count})" for stem, count in sorted(stems.items()))

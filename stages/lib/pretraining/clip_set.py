@@ -1,4 +1,4 @@
-"""Clips of the pretraining set with their frames on the device, and the batches that an epoch draws from them."""
+"""Clips of the pretraining set with their frames on the device, and the random batches of an epoch."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,21 +7,21 @@ import torch
 
 from stages.lib.clips.store import FAN, Store
 from stages.lib.training import distributed
-from stages.lib.training.device_frames import Frames
+from stages.lib.training.device_frames import DeviceFrames
 
 
 class Clips(NamedTuple):
-    """What a method may know of the B clips of a step, tensors on the device."""
+    """Facts of the B clips of a step that a method may use, tensors on the device."""
 
-    index: torch.Tensor     # [B] row of the clip in clips.csv, whatever its split
+    index: torch.Tensor     # [B] row of the clip in clips.csv, which has the clips of all splits
     count: torch.Tensor     # [B] frames of the clip in the store
     label: torch.Tensor     # [B] pooled class, −1 where unlabelled
     fps: torch.Tensor       # [B] frames a second of the recording, NaN where unknown
-    number: torch.Tensor    # numbers of the frames within the recording: when picking, of all [B, longest], −1 beyond the
-                            # last; in a loss, of those picked [B, k]
+    number: torch.Tensor    # numbers of frames within the recording. In `pick` of all frames, [B, longest], −1 beyond the
+                            # last; in `loss` of the picked ones, [B, k]
 
     def take(self, chosen: torch.Tensor) -> "Clips":
-        """Some of the clips, by their places, in that order."""
+        """The clips at these places, in this order."""
         return Clips(*(values[chosen] for values in self))
 
 
@@ -32,7 +32,7 @@ class ClipSet:
         store: the assembled set (`data/us4`); its clip table has columns first, frames, pooled_class, fps, split, its frame
             table has the column frame, the number within the recording.
         split: train or held_out.
-        device: where the frames go.
+        device: that computes with the frames.
     """
 
     def __init__(self, store: Store, split: str, device: torch.device):
@@ -41,7 +41,7 @@ class ClipSet:
         self.table, self.rows = table[table["split"] == split], len(table)
         spans = zip(self.table["first"], self.table["frames"], strict=True)
         rows = torch.cat([torch.arange(first, first + frames) for first, frames in spans] or [torch.arange(0)])
-        self.frames = Frames(torch.from_numpy(store.frames[rows.numpy()]).unsqueeze(1), device) # N x 1 x H x W
+        self.frames = DeviceFrames(torch.from_numpy(store.frames[rows.numpy()]).unsqueeze(1), device)   # N x 1 x H x W
         count = torch.tensor(self.table["frames"].to_numpy(), dtype=torch.long)
         number = torch.full((len(count), int(count.max()) if len(count) else 0), -1)
         within = torch.arange(number.shape[1]) < count[:, None]
@@ -71,14 +71,14 @@ class ClipSet:
         """Shuffled batches of an epoch: every clip once, or as many full batches as `steps` says.
 
         Args:
-            batch_size: clips per step; without `steps` the last batch may have fewer, or one more: a clip that would be left
-                alone, with nothing to contrast with, joins the batch before.
-            pick: the method's choice of frames, numbers within the clip [B, k].
+            batch_size: clips per step. Without `steps` the last batch may have fewer clips. A single last clip has nothing to
+                contrast with, so it joins the batch before.
+            pick: the method's choice of frames, places within the clip [B, k].
             generator: of shuffling and picking.
 
         Yields:
-            frames, float in 0…1, [B, k, 1, H, W], and what is known of their clips, `number` of the picked frames. Under
-            torchrun the frames are those of this rank's part of the clips.
+            frames, float in 0…1, [B, k, 1, H, W], and their clips, with `number` of the picked frames. Under torchrun the
+            frames belong to this rank's part of the clips.
         """
         self.frames.catch_up()
         wanted = len(self) if steps is None else steps * batch_size
@@ -89,9 +89,9 @@ class ClipSet:
             last = torch.cat([batches.pop(), last])
         for chosen in [*batches, last]:
             distributed.deal(len(chosen))
-            with self.frames.beside() as loaded:
+            with self.frames.beside() as tensors:
                 frames, clips = self.batch(chosen, pick, generator)
-                loaded += [frames, *clips]
+                tensors += [frames, *clips]
             yield frames, clips
 
     def batch(
@@ -108,9 +108,9 @@ class ClipSet:
         return max(1, len(self) // batch_size + (len(self) % batch_size > 1))
 
     def without_labels(self, fraction: float) -> torch.Tensor:
-        """Which clips must pass for unlabelled so that `fraction` of each class's labels are left, [rows of clips.csv] bool.
+        """Clips whose label is hidden so that `fraction` of each class's labels are left, [rows of clips.csv] bool.
 
-        Drawn from torch's default stream, which the run's seed sets. Clips of other splits are not touched.
+        Drawn from torch's default stream, which the run's seed sets. No clip of another split is among them.
         """
         hidden = torch.zeros(self.rows, dtype=torch.bool)
         for number in range(len(self.classes)):
@@ -120,14 +120,14 @@ class ClipSet:
 
 
 def choose(candidates: torch.Tensor, number: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distinct places at random, in random order, among those that are candidates.
+    """Distinct random places among the candidates, in random order.
 
     Args:
         candidates: [B, L] bool.
-        number: how many places of each row.
+        number: of places to choose in each row.
 
     Returns:
-        The places [B, number], and which of them are candidates: all, unless a row has too few.
+        The places [B, number], and which of them are candidates: all, except where a row has too few.
     """
     keys = torch.rand(len(candidates), max(number, candidates.shape[1]), generator=generator, device=generator.device)
     keys[:, : candidates.shape[1]].masked_fill_(~candidates, -1)

@@ -9,13 +9,13 @@ def nt_xent(
 ) -> torch.Tensor:
     """Normalised temperature-scaled cross-entropy (Eq. 1 of Chen et al. 2020, arXiv 2002.05709).
 
-    Each of the 2B embeddings is told from the 2B − 2 that are neither itself nor its partner. All embeddings equal gives
-    log(2B − 1); a single pair has no negative and gives 0.
+    Each of the 2B embeddings has its partner as positive and the 2B − 2 others as negatives. Equal embeddings give
+    log(2B − 1); a single pair has no negatives and gives 0.
 
     Args:
         left, right: embeddings of the two views of B clips, [B, D], unit length.
         temperature: τ, above 0.
-        pair_weight: [B], at least 0, or None for the plain mean. The two terms of pair i count pair_weight[i] / Σ / 2.
+        pair_weight: [B], 0 or more; the two terms of pair i each have the weight pair_weight[i] / Σ / 2. None: the plain mean.
 
     Returns:
         A scalar.
@@ -25,7 +25,7 @@ def nt_xent(
 
 
 def nt_xent_terms(left: torch.Tensor, right: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The two terms of each pair that `nt_xent` averages, [B]: their mean."""
+    """The mean of the two terms of each pair in `nt_xent`, [B]."""
     embedding = torch.cat([left, right])                                    # 2B x D
     logits = embedding @ embedding.T / temperature                          # 2B x 2B
     itself = torch.eye(len(embedding), dtype=torch.bool, device=logits.device)
@@ -47,7 +47,7 @@ def info_nce(
         query, positive: [B, D].
         negatives: of all queries, [K, D], or of each, [B, K, D].
         temperature: τ, above 0.
-        left_out: which negatives do not count, [B, K], or None.
+        left_out: negatives to leave out, [B, K] bool, or None.
     """
     against = torch.einsum("bd,kd->bk" if negatives.dim() == 2 else "bd,bkd->bk", query, negatives)
     if left_out is not None:
@@ -57,7 +57,7 @@ def info_nce(
 
 
 def barlow_twins(left: torch.Tensor, right: torch.Tensor, off_diagonal_weight: float) -> torch.Tensor:
-    """Cross-correlation of two views pulled to the identity (Eq. 1 and 2 of Zbontar et al. 2021, arXiv 2103.03230).
+    """Distance of the cross-correlation of two views from the identity (Eq. 1 and 2 of Zbontar et al. 2021, arXiv 2103.03230).
 
     Columns are standardised over the batch by its biased deviation, as batch norm does in the authors' code.
 

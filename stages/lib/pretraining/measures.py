@@ -1,4 +1,4 @@
-"""Whether the features get better: measures on the held-out clips, the same for every method."""
+"""Measures of the features on held-out clips, the same for every method."""
 
 import math
 
@@ -11,14 +11,14 @@ from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.method import ContrastiveMethod
 
 FRAMES = 4       # of each clip, evenly spread
-NEIGHBOURS = 10  # or all, where there are fewer
+NEIGHBOURS = 10  # or all, if there are fewer
 
 
 @torch.no_grad()
 def held_out_loss(model: ContrastiveMethod, held_out: ClipSet, batch_size: int, draw: torch.Generator) -> float:
-    """The method's loss on the held-out clips, with running statistics and the same frames and views for the same `draw`.
+    """The method's loss on the held-out clips, with running statistics; equal `draw` gives equal frames and views.
 
-    Of a method with several terms it is `contrastive` that counts, as in USCL: labels must not choose the checkpoint.
+    A method with several terms is measured by its term `contrastive`, as in USCL: labels must not choose the checkpoint.
     """
     if len(held_out) < 2:       # nothing to contrast with
         return math.nan
@@ -34,10 +34,10 @@ def held_out_loss(model: ContrastiveMethod, held_out: ClipSet, batch_size: int, 
 def measures(model: ContrastiveMethod, train: ClipSet, held_out: ClipSet, draw: torch.Generator) -> dict[str, float]:
     """knn_accuracy, alignment and uniformity of the backbone's unit features; NaN where there are too few clips.
 
-    knn_accuracy: of the pooled classes of the labelled held-out clips, told by their nearest labelled training clips.
-    alignment: mean squared distance of two views of a frame, 0 is best; uniformity: log of the mean of exp(−2 d²) over all
-    distances d between clips, the lower the more evenly the features cover the sphere (Wang & Isola 2020, arXiv
-    2005.10242, Sec. 4.1).
+    knn_accuracy: accuracy of the nearest labelled training clips in predicting the pooled class of labelled held-out clips.
+    alignment: mean squared distance of two views of a frame; 0 is best. uniformity: log of the mean of exp(−2 d²) over all
+    distances d between clips; low values mean features that cover the sphere evenly (Wang & Isola 2020, arXiv 2005.10242,
+    Sec. 4.1).
     """
     model.eval()
     out = {"knn_accuracy": knn_accuracy(model, train, held_out), "alignment": math.nan, "uniformity": math.nan}
@@ -50,47 +50,55 @@ def measures(model: ContrastiveMethod, train: ClipSet, held_out: ClipSet, draw: 
     return out
 
 
+def better(best: dict, keep: str, row: dict, model: ContrastiveMethod) -> dict:
+    """The weights to keep after an epoch, with its number and held-out loss: those of `best`, or the model's."""
+    if keep == "best_held_out_loss" and best and not row["held_out_loss"] < best["held_out_loss"]:
+        return best
+    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.backbone.network.state_dict().items()}
+    return {"epoch": row["epoch"], "held_out_loss": row["held_out_loss"], "weights": weights}
+
+
 @torch.no_grad()
 def kept_features(
     model: ContrastiveMethod, weights: dict[str, torch.Tensor], train: ClipSet, held_out: ClipSet
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """What the kept weights, which the model then has, make of the held-out clips.
+    """Load the kept weights into the model and compute the features of the held-out clips.
 
     Returns:
-        Their features [clips, F] as `clip_features` has them; the accuracy with which their nearest training clips tell their
-        pooled class and their source, as knn_accuracy and knn_source_accuracy.
+        Features [clips, F] as in `clip_features`; knn_accuracy and knn_source_accuracy: accuracy of the nearest training clips
+        in predicting pooled class and source.
     """
     model.backbone.network.load_state_dict(weights)
     model.eval()
-    known, asked = (clip_features(model, part) for part in (train, held_out))
+    known, queried = (clip_features(model, part) for part in (train, held_out))
     sources = sorted({*train.table["source"], *held_out.table["source"]})
     numbers = [torch.tensor([sources.index(name) for name in part.table["source"]]) for part in (train, held_out)]
-    return asked.numpy(), {
-        "knn_accuracy": nearest_tell(known, asked, train.clips.label.cpu(), held_out.clips.label.cpu()),
-        "knn_source_accuracy": nearest_tell(known, asked, *numbers),
+    return queried.numpy(), {
+        "knn_accuracy": neighbour_accuracy(known, queried, train.clips.label.cpu(), held_out.clips.label.cpu()),
+        "knn_source_accuracy": neighbour_accuracy(known, queried, *numbers),
     }
 
 
 def knn_accuracy(model: ContrastiveMethod, train: ClipSet, held_out: ClipSet) -> float:
-    """Accuracy with which the nearest training clips tell the pooled classes of the held-out ones."""
+    """Accuracy of the nearest training clips in predicting the pooled classes of the held-out clips."""
     labels = [part.clips.label.cpu() for part in (train, held_out)]
     if not all((label >= 0).any() for label in labels):
         return math.nan
-    return nearest_tell(clip_features(model, train), clip_features(model, held_out), *labels)
+    return neighbour_accuracy(clip_features(model, train), clip_features(model, held_out), *labels)
 
 
-def nearest_tell(known: torch.Tensor, asked: torch.Tensor, labels: torch.Tensor, asked_labels: torch.Tensor) -> float:
-    """Accuracy of scikit-learn's nearest neighbours (cosine, one vote each) where both sides have a label, 0 and above.
+def neighbour_accuracy(known: torch.Tensor, queried: torch.Tensor, labels: torch.Tensor, queried_labels: torch.Tensor) -> float:
+    """Accuracy of scikit-learn's nearest neighbours (cosine, one vote each) on the clips that have a label.
 
     Args:
-        known, asked: features [n, F] and [m, F].
-        labels, asked_labels: [n] and [m], −1 where unlabelled; NaN where one side has no label at all.
+        known, queried: features [n, F] and [m, F].
+        labels, queried_labels: [n] and [m], −1 where unlabelled. NaN if one side has no label at all.
     """
-    labelled, wanted = labels >= 0, asked_labels >= 0
+    labelled, wanted = labels >= 0, queried_labels >= 0
     if not (labelled.any() and wanted.any()):
         return math.nan
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, int(labelled.sum())), metric="cosine")
-    return float(neighbours.fit(known[labelled], labels[labelled]).score(asked[wanted], asked_labels[wanted]))
+    return float(neighbours.fit(known[labelled], labels[labelled]).score(queried[wanted], queried_labels[wanted]))
 
 
 def clip_features(model: ContrastiveMethod, clip_set: ClipSet) -> torch.Tensor:

@@ -8,51 +8,51 @@ import torch
 from torch import nn
 
 from stages.lib.networks.backbone import Backbone
-from stages.lib.params import require
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.training import distributed
 from stages.lib.training.views import Views
 
 
 class View(NamedTuple):
-    """What a loss sees of each clip in one role, and of which of the picked frames it is made."""
+    """The image of each clip in one role, and the picked frames that it is made of."""
 
-    grey: torch.Tensor                      # [B, 1, H, W], grey values 0…1: before they are normalised
-    places: tuple[int, ...]                 # among the picked frames
-    shares: torch.Tensor | None = None      # of a mixture: of all places but the last, which has the rest, [B, places − 1]
+    grey: torch.Tensor                      # [B, 1, H, W], grey values 0…1, before normalisation
+    places: tuple[int, ...]                 # of its frames among the picked ones
+    shares: torch.Tensor | None = None      # mixing weights of all frames but the last, [B, places − 1]; all sum to 1
+    counts: torch.Tensor | None = None      # clips whose view counts in the loss, [B] bool; None: all
 
 
 class ContrastiveMethod(nn.Module):
-    """Base of every `Method` in stages/methods/: a backbone, its heads, which frames to take, and the loss.
+    """Base of every `Method` in stages/methods/: a backbone, its heads, the choice of frames, and the loss.
+
+    A method's own keyword arguments are the keys of its block in params.yaml, without `optimizer`, `views` and `keep`. A method
+    that names the argument `held_out` is given the held-out clips, too. State beyond parameters and buffers goes into
+    `get_extra_state`, so that a killed run can continue. `loss` is the only function that a method must have.
 
     Args:
         backbone: the network to pretrain; the only part that outlives pretraining.
         clip_set: the clips to train on.
         views: augmentation of frames.
-
-    A method's own keyword arguments are the keys of its block in params.yaml, less `optimizer`, `views` and `keep`. One that
-    names a further argument `meta_set` is given the held-out clips. What it must remember beyond parameters and buffers goes
-    into `get_extra_state`, so that a killed run goes on.
     """
 
     def __init__(self, backbone: Backbone, clip_set: ClipSet, views: Views):
         super().__init__()
         self.backbone, self.clip_set, self.views = backbone, clip_set, views
-        self.progress = 0.0     # fraction of the run that is done, set by the loop
+        self.progress = 0.0     # finished fraction of the run, set by the loop
 
     def trained(self) -> Iterable[nn.Parameter]:
-        """The parameters that the loop's optimiser trains: here all that want a gradient."""
+        """The parameters that the loop's optimiser trains: by default all that need a gradient."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
-        """Which frames of each clip to take: places within the clip, [B, k]. Here: one, any."""
+        """Places of the frames to take, within each clip, [B, k]. By default one at random."""
         draw = torch.rand(len(clips.count), 1, generator=generator, device=generator.device)
         return (draw * clips.count[:, None]).long()
 
     def augment(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator, dim: int = 0) -> torch.Tensor:
-        """A view of each frame, not yet normalised: [B, k, 1, H, W], or [k, B, 1, H, W] with `dim` 1, → the same.
+        """A view of each frame, not yet normalised: [B, k, 1, H, W], or [k, B, 1, H, W] with `dim` 1, → the same shape.
 
-        Under torchrun `frames` are those of this rank's part of the clips; the draw is that of one process with all of them.
+        Under torchrun `frames` belong to this rank's part of the clips; the random numbers are those of one process with all.
         """
         lead = list(frames.shape[:2])
         lead[dim] = len(clips.index)
@@ -61,67 +61,48 @@ class ContrastiveMethod(nn.Module):
         drawn = {name: distributed.own(part.unflatten(0, lead), dim).flatten(0, 1) for name, part in drawn.items()}
         return self.views.apply(frames.flatten(0, 1), **drawn).unflatten(0, frames.shape[:2])
 
-    def seen(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
-        """What `loss` makes of the picked frames [B, k, 1, H, W], by role. Here: a view of the first and one of the last.
+    def step_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:
+        """The views of a step by role, from the picked frames [B, k, 1, H, W]. By default of the first and of the last frame.
 
-        The loss takes its views from here and nowhere else, and the report's pictures come from here, too.
+        `loss` takes its views from here only, and so do the report's pictures.
         """
         anchor, positive = self.augment(torch.stack([frames[:, 0], frames[:, -1]]), clips, generator, dim=1)
         return {"anchor": View(anchor, (0,)), "positive": View(positive, (-1,))}
 
     def normalised(self, *views: View, dim: int = 0) -> torch.Tensor:
-        """Views as the backbone wants them, [views, B, 1, H, W], or [B, views, 1, H, W] with `dim` 1."""
+        """Views as input of the backbone, [views, B, 1, H, W], or [B, views, 1, H, W] with `dim` 1."""
         return self.views.normalise(torch.stack([view.grey for view in views], dim))
 
     def two_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> torch.Tensor:
-        """Both views that `seen` makes of each clip, normalised: [B, k, 1, H, W] → [2, B, 1, H, W]."""
-        return self.normalised(*self.seen(frames, clips, generator).values())
+        """All views of `step_views`, normalised: [B, k, 1, H, W] → [2, B, 1, H, W]."""
+        return self.normalised(*self.step_views(frames, clips, generator).values())
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
-        """The loss of a step and what else there is to log.
+        """The loss of a step, and further values to record.
 
         Args:
-            frames: the picked frames, 0…1, [B, k, 1, H, W]; under torchrun those of this rank's part of the clips.
-            clips: what is known of the B clips, of all ranks.
-            generator: of the views and all else that the loss draws.
+            frames: the picked frames, 0…1, [B, k, 1, H, W]; under torchrun of this rank's part of the clips.
+            clips: the B clips of all ranks.
+            generator: of the views and of everything else that is random in the loss.
 
         Returns:
-            The loss (a scalar) and, by name, terms without a graph: scalars, whose means go to reports/pretrain.csv, and
-            vectors [B], a value for each pair, which go to reports/pairs/pairs.csv.
+            The loss, a scalar, and terms by name, without graph. Scalars: their means go to reports/pretrain.csv. Vectors
+            [B], one value per pair: they go to reports/pairs/pairs.csv. Matrices `mined_clip` and `mined_share` [B, m]: rows
+            of clips.csv that negatives were mined from (−1: none) and their shares, for the report's pictures.
         """
         raise NotImplementedError
 
     def before_step(
         self, frames: torch.Tensor, clips: Clips, optimizer: torch.optim.Optimizer, generator: torch.Generator
     ) -> None:
-        """What happens before a step: nothing here."""
+        """Called before `loss` in training: by default nothing."""
 
     def after_step(self) -> None:
-        """What happens after a step: nothing here."""
-
-    def counts(self, view: View, clips: Clips) -> torch.Tensor:
-        """Which of these views count in the loss, [B]: here all. Asked for the report's pictures only."""
-        return torch.ones_like(clips.index, dtype=torch.bool)
-
-    def mined(self, seen: dict[str, View], clips: Clips) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clips that the loss chose for negatives, rows of clips.csv (−1: none), and their shares, [B, m]: here m is 0.
-
-        Asked for the report's pictures only, of what `seen` gave.
-        """
-        return clips.index.new_empty(len(clips.index), 0), torch.empty(len(clips.index), 0)
+        """Called after the optimiser's step: by default nothing."""
 
     def curriculum(self) -> dict[str, float]:
-        """What the method asks for at this point of the run, by name, for reports/pretrain.csv: nothing here."""
+        """Settings that change during the run, at this point of it, by name, for reports/pretrain.csv: by default none.
+
+        With a curriculum the report also shows pictures from the middle of the run.
+        """
         return {}
-
-    def require_fraction(self, **values: float) -> None:
-        """Raise UserError for a value of the method's block that is not within 0 … 1."""
-        name = type(self).__module__.rpartition(".")[2]
-        for key, value in values.items():
-            require(0 <= value <= 1, f"params.yaml: methods.{name}.{key} is {value}; choose 0 to 1")
-
-    def require_positive(self, **values: float) -> None:
-        """Raise UserError for a value of the method's block that is not above 0."""
-        name = type(self).__module__.rpartition(".")[2]
-        for key, value in values.items():
-            require(value > 0, f"params.yaml: methods.{name}.{key} is {value}; it must be above 0")

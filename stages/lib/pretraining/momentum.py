@@ -1,4 +1,4 @@
-"""What follows the trained network slowly: an encoder of keys, and a queue of the keys of earlier steps."""
+"""Momentum encoder and queue: keys of a slow copy of the trained network, kept from earlier steps."""
 
 from copy import deepcopy
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class KeyEncoder(nn.Module):
-    """A copy of an encoder that takes no gradient and moves towards it (Eq. 2 of He et al. 2020, arXiv 1911.05722)."""
+    """A copy of an encoder that gets no gradient and moves towards it (Eq. 2 of He et al. 2020, arXiv 1911.05722)."""
 
     def __init__(self, query_encoder: nn.Module):
         super().__init__()
@@ -20,15 +20,15 @@ class KeyEncoder(nn.Module):
 
     @torch.no_grad()
     def follow(self, query_encoder: nn.Module, momentum: float) -> None:
-        """θₖ ← m θₖ + (1 − m) θ_q; batch norm's running statistics stay the copy's own."""
+        """θₖ ← m θₖ + (1 − m) θ_q; the copy keeps its own running statistics of batch norm."""
         torch._foreach_lerp_(list(self.encoder.parameters()), list(query_encoder.parameters()), 1 - momentum)
 
 
 class Queue(nn.Module):
-    """The last `size` keys and the clips that they come from; random directions of no clip (−1) to begin with.
+    """The last `size` keys and their clips; at first random directions of no clip (−1).
 
     Args:
-        size: K, of any relation to the keys that a step brings.
+        size: K; it may be smaller than a batch.
         width: D.
     """
 
@@ -39,7 +39,7 @@ class Queue(nn.Module):
         self.register_buffer("next", torch.zeros((), dtype=torch.long))
 
     def push(self, embedding: torch.Tensor, clip: torch.Tensor) -> None:
-        """Put keys [B, D] of clips [B] in the place of the oldest; of more than fit the last."""
+        """Overwrite the oldest keys by keys [B, D] of clips [B]; of more than K keep the last K."""
         embedding, clip = embedding[-len(self.clip) :], clip[-len(self.clip) :]
         places = (self.next + torch.arange(len(clip), device=clip.device)) % len(self.clip)
         self.embedding[places] = embedding.to(self.embedding.dtype)
@@ -47,5 +47,5 @@ class Queue(nn.Module):
         self.next.copy_((self.next + len(clip)) % len(self.clip))
 
     def own(self, clip: torch.Tensor) -> torch.Tensor:
-        """Which keys come from the clip itself, [B, K]."""
+        """Keys that come from the clip itself, [B, K] bool."""
         return clip[:, None] == self.clip

@@ -17,7 +17,7 @@ def summary(pictured: bool) -> dict:
     Returns:
         facts: the header of the checkpoint.
         pretrained: the scores of pretraining; those that are undefined are left out.
-        epochs, seconds: how many epochs ran, and how long they took together.
+        epochs: how many epochs ran.
         losses, measures: figures; `measures` is '' if the features were never measured.
         pairs: see `pair_sheet.section`.
 
@@ -29,9 +29,8 @@ def summary(pictured: bool) -> dict:
     scores = {name: facts[name] for name in ("held_out_loss", "epoch")} | dict(measured.iloc[-1] if len(measured) else {})
     return {
         "facts": facts,
-        "pretrained": defined(scores | {"seconds": round(epochs["seconds"].sum())}),
+        "pretrained": defined(scores),
         "epochs": len(epochs),
-        "seconds": epochs["seconds"].sum(),
         "losses": figures.losses(epochs, facts["epoch"]),
         "measures": figures.measures(measured.assign(epoch=epochs["epoch"])) if len(measured) else "",
         "pairs": pair_sheet.section(epochs, pictured),

@@ -1,16 +1,19 @@
-"""What was run: the revision of the code, the parameters, and which of them differ from the committed ones."""
+"""What was run: the checkpoint, the parameters, and which of them differ from the committed ones."""
 
-import subprocess
+import hashlib
 
 import pandas as pd
 
 from stages.lib import revisions
+from stages.lib.networks.checkpoint import PRETRAINED
 
 
-def revision() -> str:
-    """The commit that is checked out, and whether stages/ has uncommitted changes. An empty string outside git."""
-    commit = _git("rev-parse", "--short", "HEAD")
-    return f"{commit}, with changes to the code" if commit and _git("status", "--porcelain", "--", "stages") else commit
+def checkpoint() -> str:
+    """The md5 of the pretrained network, as dvc.lock names it: with it `git log -S` finds the commit of a page.
+
+    The page names no commit and no time: the same data, code and parameters give the same bytes, in whatever clone.
+    """
+    return hashlib.md5(PRETRAINED.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def flat(parameters: dict) -> dict:
@@ -39,7 +42,7 @@ def values(parameters: dict) -> dict:
     return {
         "parameters": parameters,
         "changes": changes(parameters),
-        "revision": revision(),
+        "checkpoint": checkpoint(),
         "method": parameters["pretrain.method"],
         "tasks": ", ".join(parameters["finetune.tasks"]),
         "seeds": parameters["finetune.seeds"],
@@ -50,11 +53,3 @@ def values(parameters: dict) -> dict:
         "perplexity": parameters["report.tsne.perplexity"],
         "baselines": parameters["report.baselines"],
     }
-
-
-def _git(*words: str) -> str:
-    """The output of a git command; an empty string if it fails or git is not installed."""
-    try:
-        return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""

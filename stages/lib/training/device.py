@@ -11,18 +11,18 @@ def device() -> torch.device:
     return torch.device(os.environ.get("SONOPAIR_DEVICE", gpu if torch.cuda.is_available() else "cpu"))
 
 
-def generator(seed: int, where: torch.device) -> torch.Generator:
-    """A random stream of its own on the device."""
-    return torch.Generator(where).manual_seed(seed)
+def generator(seed: int, device: torch.device) -> torch.Generator:
+    """A new random stream on the device."""
+    return torch.Generator(device).manual_seed(seed)
 
 
-def random_state(where: torch.device) -> list[torch.Tensor]:
+def random_state(device: torch.device) -> list[torch.Tensor]:
     """State of torch's default streams, from which dropout draws: the CPU's and the device's."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(where)] if where.type == "cuda" else [])]
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def set_random_state(state: list[torch.Tensor], where: torch.device) -> None:
+def set_random_state(state: list[torch.Tensor], device: torch.device) -> None:
     """Put torch's default streams back to a state."""
     torch.set_rng_state(state[0])
-    if where.type == "cuda":
-        torch.cuda.set_rng_state(state[1], where)
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)

@@ -1,4 +1,4 @@
-"""Frames of many clips as uint8, on the device where they fit, else in pinned memory of the host."""
+"""Frames of many clips as uint8: on the device if they fit there, else in pinned memory of the host."""
 
 import os
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from stages.lib.params import require
 CHOICES = ("auto", "device", "host")
 
 
-class Frames:
-    """N frames [N, 1, H, W] that are asked for by row, and come as float 0…1 on the device.
+class DeviceFrames:
+    """N frames [N, 1, H, W]; indexing by row gives float 0…1 on the device.
 
-    SONOPAIR_FRAMES_ON says where they lie: device, host, or auto (the default): on the device if they take at most half of its
-    free memory. It changes no result.
+    SONOPAIR_FRAMES_ON says where the uint8 frames lie: device, host, or auto (the default), which is the device if they take at
+    most half of its free memory. The choice changes no result.
 
     Args:
         stored: uint8 [N, 1, H, W] on the host.
-        device: where they are needed.
+        device: that computes with the frames.
     """
 
     def __init__(self, stored: torch.Tensor, device: torch.device):
@@ -46,19 +46,22 @@ class Frames:
 
     @contextmanager
     def beside(self) -> Iterator[list[torch.Tensor]]:
-        """Loading from the host does not wait for the step that the GPU still works on; what is loaded goes into the list."""
-        loaded = []
+        """Copy the next batch on a side stream.
+
+        Append its tensors to the list that this yields: their memory is then not reused before the copy has been used.
+        """
+        tensors = []
         if self.stream is None:
-            yield loaded
+            yield tensors
             return
         with torch.cuda.stream(self.stream):
-            yield loaded
+            yield tensors
         now = torch.cuda.current_stream(self.device)
         now.wait_stream(self.stream)
-        for tensor in loaded:
+        for tensor in tensors:
             tensor.record_stream(now)
 
     def catch_up(self) -> None:
-        """Whatever was started before is done before anything that is loaded from now on."""
+        """Make the copy stream wait for all queued GPU work."""
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))

@@ -1,8 +1,8 @@
 """Several processes, one per GPU, that train as one: started by torchrun, all of them with the same random streams.
 
-Within `sharing` every rank knows the whole batch, takes its own part of the clips through views and network, and sees the
-features of all of them, with their gradient: heads, losses and queues are those of one process with the whole batch, and equal
-everywhere. In one process nothing of this happens.
+Within `sharing` every rank knows the whole batch. It takes its own part of the clips through views and network, then gathers
+the features of all clips with their gradient. Heads, losses and queues therefore see the whole batch and are equal in all
+ranks. A single process does none of this.
 """
 
 import os
@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-_parts = 1      # into how many parts a batch is divided at the moment
-_clips = 0      # and of how many clips it is
+_parts = 1      # number of parts of the current batch
+_clips = 0      # number of clips of the current batch
 
 
 def launch(module: str) -> None:
@@ -28,12 +28,12 @@ def launch(module: str) -> None:
 
 
 @contextmanager
-def group(where: torch.device) -> Iterator[None]:
-    """The processes that torchrun has started find each other; nothing without torchrun."""
+def group(device: torch.device) -> Iterator[None]:
+    """Connect the processes that torchrun has started; do nothing without torchrun."""
     if not dist.is_torchelastic_launched():
         yield
         return
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
@@ -41,17 +41,17 @@ def group(where: torch.device) -> Iterator[None]:
 
 
 def size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def first() -> bool:
-    """Whether this is the process that writes."""
+    """True in the process that writes files."""
     return size() == 1 or dist.get_rank() == 0
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if size() > 1:
         dist.barrier()
 
@@ -68,13 +68,13 @@ def sharing() -> Iterator[None]:
 
 
 def deal(clips: int) -> None:
-    """A step begins, with a batch of so many clips: as many for each rank, or one more for the first ones."""
+    """Begin a step with a batch of so many clips: the ranks take equal parts, the first ones one clip more if needed."""
     global _clips
     _clips = clips
 
 
 def own(values: torch.Tensor, dim: int = 0) -> torch.Tensor:
-    """This rank's part of what is known of the whole batch, along the dimension of the clips."""
+    """This rank's part of values of the whole batch, along the dimension of the clips."""
     return values if _parts == 1 else values.tensor_split(_parts, dim)[dist.get_rank()]
 
 
@@ -85,7 +85,7 @@ def everyones(values: torch.Tensor, dim: int = 0) -> torch.Tensor:
     shape = list(values.shape)
     shape[dim] = _clips
     whole = values.new_zeros(shape)
-    own(whole, dim).copy_(values)       # a view of it: nothing but this rank's part is set
+    own(whole, dim).copy_(values)       # writes into `whole` through a view
     return _Sum.apply(whole)
 
 
@@ -104,7 +104,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm with the statistics of all ranks' images, where torch's own, which is for GPUs only, cannot be had."""
+    """Batch norm with the statistics of all ranks' images on the CPU; torch's own is for GPUs only."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if _parts == 1 or not self.training:
@@ -123,7 +123,7 @@ class _SyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronised(network: nn.Module) -> nn.Module:
-    """The network with the batch norm of its images over all ranks; as it is, in one process."""
+    """The network with batch norm over the images of all ranks; a single process keeps it as it is."""
     if size() == 1:
         return network
     for name, part in network.named_children():
@@ -149,10 +149,10 @@ class _Loss(nn.Module):
 
 
 def loss_of(method: nn.Module) -> Callable:
-    """`method.loss`, after whose backward pass every rank has the gradient of the whole batch."""
+    """`method.loss`; after its backward pass every rank has the gradient of the whole batch."""
     if size() == 1:
         return method.loss
-    where = next(method.parameters()).device
-    devices = [where.index] if where.type == "cuda" else None
+    device = next(method.parameters()).device
+    devices = [device.index] if device.type == "cuda" else None
     # buffers stay equal by themselves
     return DistributedDataParallel(_Loss(method), devices, forward_sync_buffers=False)

@@ -8,21 +8,23 @@ from stages.lib.training import distributed
 
 
 class Progress:
-    """How far a long run is: on a terminal a bar with the time left, elsewhere a plain line per epoch.
+    """A bar with the time left on a terminal, a plain line per epoch elsewhere.
 
     Args:
-        what: is run.
-        epochs: in all.
-        done: of them before, by a run that was killed.
+        name: of the run, printed with every line.
+        epochs: number of epochs of the whole run.
+        done: epochs that a killed run has finished before; a line says so.
     """
 
-    def __init__(self, what: str, epochs: int, done: int = 0):
-        self.bar = tqdm(desc=what, total=epochs, initial=done, unit="epoch", dynamic_ncols=True,
+    def __init__(self, name: str, epochs: int, done: int = 0):
+        if done and distributed.first():
+            print(f"{name}: {done} of {epochs} epochs were done before, going on", flush=True)
+        self.bar = tqdm(desc=name, total=epochs, initial=done, unit="epoch", dynamic_ncols=True,
                         disable=None if distributed.first() else True)
-        self.what, self.epochs, self.before, self.done, self.start = what, epochs, done, done, time.monotonic()
+        self.name, self.epochs, self.before, self.done, self.start = name, epochs, done, done, time.monotonic()
 
     def step(self, **numbers: float) -> None:
-        """An epoch is done; `numbers` say how it went."""
+        """Count one more epoch and show its numbers."""
         self.done += 1
         if not self.bar.disable:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
@@ -31,5 +33,5 @@ class Progress:
                 self.bar.close()
         elif distributed.first():
             left_s = (time.monotonic() - self.start) / (self.done - self.before) * (self.epochs - self.done)
-            said = [f"epoch {self.done} of {self.epochs}", *(f"{name} {value:.4g}" for name, value in numbers.items())]
-            print(f"{self.what}: {', '.join(said)}, {tqdm.format_interval(left_s)} left", flush=True)
+            parts = [f"epoch {self.done} of {self.epochs}", *(f"{name} {value:.4g}" for name, value in numbers.items())]
+            print(f"{self.name}: {', '.join(parts)}, {tqdm.format_interval(left_s)} left", flush=True)

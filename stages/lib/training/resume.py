@@ -1,4 +1,4 @@
-"""State of an unfinished training run, so that a killed run goes on where it was."""
+"""State of an unfinished training run: a killed run continues from it."""
 
 import hashlib
 import json
@@ -13,20 +13,20 @@ from stages.lib.training.device import random_state, set_random_state
 
 
 class Resume:
-    """One file beside the outputs, no output itself: it is used only by a run of the same key, and removed at the end.
+    """A file with the state of an unfinished run. Only a run with the same key reads it; the end of the run removes it.
 
     Args:
         path: of the file.
-        parameters: everything that decides the run, as JSON can hold it.
-        inputs: files that the run reads, its data and its code; their bytes are part of the key.
+        facts: everything that decides the run, as JSON can hold it.
+        inputs: files that the run reads, data and code; their bytes are part of the key.
 
     Raises:
         UserError: an input is missing.
     """
 
-    def __init__(self, path: str | Path, parameters: dict, inputs: list[Path]):
+    def __init__(self, path: str | Path, facts: dict, inputs: list[Path]):
         self.path = Path(path)
-        digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
+        digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
         for file in inputs:
             require(file.exists(), f"{file} is missing; run `dvc repro` to make it")
             with open(file, "rb") as stream:
@@ -40,9 +40,9 @@ class Resume:
         return state if state.pop("key") == self.key else None
 
     def save(self, **state) -> None:
-        """Replace the file by `state` (tensors, numbers, strings, and lists and dicts of them) in one move.
+        """Replace the file by `state` (tensors, numbers, strings, lists and dicts of them) in one move.
 
-        Of several processes, whose states are equal, the first one writes.
+        Several processes have equal states; the first process writes.
         """
         if distributed.first():
             self._write(state)
@@ -55,20 +55,58 @@ class Resume:
         os.replace(partial, self.path)
 
     def remove(self) -> None:
-        """The run has ended: nothing to go on with."""
+        """Delete the file at the end of the run."""
         if distributed.first():
             self.path.unlink(missing_ok=True)
 
 
-def snapshot(moving: dict, draw: torch.Generator) -> dict:
-    """The state of model, optimiser and random streams, as `Resume` can save it."""
-    streams = {"draw": draw.get_state(), "default": random_state(draw.device)}
-    return {name: part.state_dict() for name, part in moving.items()} | streams
+def unfinished(name: str, facts: dict, inputs: list[Path], script: str | Path) -> Resume:
+    """The unfinished run of a stage: `models/<name>.unfinished`, valid for the same facts, data and code.
+
+    Every stage that trains calls it: `unfinished(f"finetune_{task}", facts, inputs, __file__)`. The stage then reads the state
+    with `load()` and gives the number of finished epochs to `Progress`, which prints the message.
+
+    Args:
+        name: of the file in models/.
+        facts: parameters and anything else that decides the run, as JSON can hold it.
+        inputs: data files that the run reads, also those that dvc.yaml cannot name.
+        script: of the stage; all of stages/lib beside it belongs to the code.
+    """
+    code = [Path(script), *sorted(Path(script).parent.glob("lib/**/*.py"))]
+    return Resume(f"models/{name}.unfinished", facts, [*inputs, *code])
 
 
-def restore(moving: dict, draw: torch.Generator, state: dict) -> None:
-    """Put model, optimiser and random streams back to a saved state."""
-    for name, part in moving.items():
-        part.load_state_dict(state[name])
-    draw.set_state(state["draw"])
-    set_random_state(state["default"], draw.device)
+class TrainingState:
+    """Model, optimiser, random streams and records of a training loop, saved together in a `Resume` file.
+
+    A new object takes over the state that the file holds; without one it saves the first state.
+
+    Args:
+        resume: the file.
+        parts: name → model, optimiser: whatever has a `state_dict`.
+        draw: the loop's random stream; torch's default streams are saved beside it.
+        records: name → what the loop has noted so far; `records` is replaced by what the file holds.
+    """
+
+    def __init__(self, resume: Resume, parts: dict, draw: torch.Generator, records: dict):
+        self.resume, self.parts, self.draw, self.records = resume, parts, draw, records
+        if not self.load():
+            self.save()
+
+    def load(self) -> bool:
+        """Put everything back to the saved state; False if there is none."""
+        state = self.resume.load()
+        if state is None:
+            return False
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.draw.set_state(state["draw"])
+        set_random_state(state["default"], self.draw.device)
+        self.records = {name: state[name] for name in self.records}
+        return True
+
+    def save(self) -> None:
+        """Write the state of this moment."""
+        streams = {"draw": self.draw.get_state(), "default": random_state(self.draw.device)}
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        self.resume.save(**states, **streams, **self.records)

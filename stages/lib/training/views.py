@@ -1,20 +1,20 @@
-"""Views: batched random augmentation of grey frames, all samples at once, on whatever device they are."""
+"""Views: random augmentation of grey frames, all samples of a batch at once, on the frames' device."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 
-from stages.lib.params import require
+from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan
 
 TRIES = 10  # torchvision.transforms.RandomResizedCrop gives up after as many, too
 
 
 class Views:
-    """Random resized crop, horizontal flip, brightness and contrast; parameters drawn for each sample on its own.
+    """Random resized crop, horizontal flip, brightness and contrast; each sample has its own random parameters.
 
-    In distribution the same as torchvision's RandomResizedCrop (bilinear), RandomHorizontalFlip and
-    ColorJitter(brightness, contrast) on one frame at a time, in two or three tensor operations for the whole batch.
+    The distribution is that of torchvision's RandomResizedCrop (bilinear), RandomHorizontalFlip and ColorJitter(brightness,
+    contrast) on one frame at a time; here two or three tensor operations do the whole batch.
 
     Args:
         crop_scale: smallest and largest area of the crop, as fractions of the frame's.
@@ -26,22 +26,14 @@ class Views:
 
     def __init__(
         self,
-        crop_scale: list,
-        crop_ratio: list,
-        flip_probability: float,
-        brightness: float,
-        contrast: float,
+        crop_scale: FractionSpan,
+        crop_ratio: PositiveSpan,
+        flip_probability: Fraction,
+        brightness: NotNegative,
+        contrast: NotNegative,
         mean: float,
-        std: float,
+        std: Positive,
     ):
-        for name, value in (("crop_scale", crop_scale), ("crop_ratio", crop_ratio)):
-            numbers = len(value) == 2 and all(isinstance(end, (int, float)) for end in value)
-            require(numbers, f"views.{name} is {value}; it needs two numbers, the least and the most")
-        require(0 < crop_scale[0] <= crop_scale[-1] <= 1, f"views.crop_scale is {crop_scale}; it needs 0 < least <= most <= 1")
-        require(0 < crop_ratio[0] <= crop_ratio[-1], f"views.crop_ratio is {crop_ratio}; it needs 0 < least <= most")
-        require(0 <= flip_probability <= 1, f"views.flip_probability is {flip_probability}; it is a probability, 0 to 1")
-        require(min(brightness, contrast) >= 0, "views.brightness and views.contrast cannot be negative")
-        require(std > 0, f"views.std is {std}; it must be above 0")
         self.crop_scale, self.crop_ratio, self.flip_probability = crop_scale, crop_ratio, flip_probability
         self.brightness, self.contrast, self.mean, self.std = brightness, contrast, mean, std
 
@@ -52,7 +44,7 @@ class Views:
     def draw(
         self, samples: int, size: tuple[int, int], generator: torch.Generator, fan: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """What `apply` wants for as many frames of this height and width, each value [samples, …]; the fans do not matter."""
+        """The arguments of `apply` for so many frames of this height and width, each [samples, …]; fans are not used here."""
         boxes = self.boxes(samples, *size, generator)
         flips = uniform(samples, generator=generator) < self.flip_probability
         return {"boxes": boxes, "flips": flips, **self.tones(samples, generator)}
@@ -66,7 +58,7 @@ class Views:
         return self.apply(frames, **drawn), placed
 
     def tones(self, samples: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """What `jitter` wants: factors of brightness and contrast [samples, 2], and which come in the other order [samples]."""
+        """The arguments of `jitter`: factors of brightness and contrast [samples, 2], samples with contrast first [samples]."""
         factors = [
             uniform(samples, generator=generator, low=max(0, 1 - reach), high=1 + reach)
             for reach in (self.brightness, self.contrast)
@@ -81,17 +73,17 @@ class Views:
         factors: torch.Tensor,
         contrast_first: torch.Tensor,
     ) -> torch.Tensor:
-        """The views that were drawn: [B, 1, H, W] → the same."""
+        """The views with these random parameters: [B, 1, H, W] → the same shape."""
         return jitter(resized_crop(frames, boxes, flips), factors, contrast_first)
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
-        """Grey values 0…1 to zero mean and unit spread, as `mean` and `std` say."""
+        """(frames − mean) / std."""
         return (frames - self.mean) / self.std
 
     def boxes(self, samples: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
         """Crops (left, top, width, height) in whole pixels, [B, 4].
 
-        A sample whose tries all fail keeps the whole frame, which is what torchvision does with square frames.
+        If all tries fail, the sample keeps the whole frame, as torchvision does with square frames.
         """
         area = height * width * uniform(samples, TRIES, generator=generator, low=self.crop_scale[0], high=self.crop_scale[-1])
         log_ratio = [math.log(ratio) for ratio in self.crop_ratio]
@@ -119,7 +111,6 @@ def jitter(frames: torch.Tensor, factors: torch.Tensor, contrast_first: torch.Te
         anchor = torch.where(is_contrast, frames.mean((1, 2, 3)), 0)[:, None, None, None]
         frames = torch.lerp(anchor, frames, factor).clamp_(0, 1)
     return frames
-
 
 
 def resized_crop(

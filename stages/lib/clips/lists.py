@@ -1,0 +1,90 @@
+"""Csv files that come with clips, in any usual dialect: read them, or say in one sentence what is wrong and in which line."""
+
+import codecs
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from stages.lib.params import UserError, require
+
+DELIMITERS = ",;\t|"
+WIDE = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}       # by the first two bytes; Excel's "Unicode text"
+
+
+def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """The lines of a csv file as text, an empty field being the empty string; the index is the number of the line.
+
+    Commas, semicolons, tabs or bars separate the fields; the encoding is UTF-8, UTF-16 or Windows-1252. Columns without a name,
+    as pandas writes its index, are left out, and so are lines without any text.
+
+    Args:
+        path: of the file.
+        columns: names that the first line must hold, in any order, in small or capital letters, with blanks around them.
+        optional: names that it may hold, likewise.
+
+    Returns:
+        `columns` and `optional`, as they are spelled here, and all other columns, as they are spelled there. An optional column
+        is only there if the file has it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: no text, no line, a column is missing or there twice, or a line does not fit the first one.
+    """
+    text = _text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(first[:10_000], columns), strict=True)
+    try:
+        lines = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num} cannot be read ({error}); put a text that holds a quote or separator "
+                        'in quotes, and write "" for a quote in it') from None
+    require(bool(lines), f"{path} is empty; its first line must name the columns {', '.join(columns)}")
+    names = _names(path, lines[0][1], columns, optional)
+    require(len(lines) > 1, f"{path} has no line below the one that names the columns")
+    for number, fields in lines[1:]:
+        fits = len(fields) >= len(names) and not any(map(str.strip, fields[len(names) :]))
+        require(fits, f"{path}, line {number} has {len(fields)} fields, but the first line has {len(names)}; put a text that "
+                "holds a separator in quotes")
+    content = [fields[: len(names)] for _, fields in lines[1:]]
+    table = pd.DataFrame(content, [number for number, _ in lines[1:]], names, dtype=str)
+    return table.loc[:, [name != "" for name in names]]
+
+
+def _text(path: Path) -> str:
+    """The decoded file. Windows-1252 is the guess for bytes that are no UTF-8, and the user hears of it."""
+    data = path.read_bytes()
+    encoding = WIDE.get(data[:2], "utf-8-sig")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+        print(f"{path} is not in UTF-8; it was read as Windows-1252")
+    require("\0" not in text, f"{path} is no text file: it holds zero bytes; save it as csv, in UTF-8")
+    return text
+
+
+def _delimiter(line: str, columns: Sequence[str]) -> str:
+    """The separator by which a line holds the most of the names; csv.Sniffer can take a letter for it."""
+    wanted = {name.casefold() for name in columns}
+
+    def known(delimiter: str) -> int:
+        return len(wanted & {name.strip().casefold() for name in next(csv.reader([line], delimiter=delimiter), [])})
+
+    return max(DELIMITERS, key=known)
+
+
+def _names(path: Path, header: list[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """The names of the columns, '' for one without a name; those that are known as we spell them."""
+    spelled = {name.casefold(): name for name in (*columns, *optional)}
+    names = [spelled.get(name.strip().casefold(), name.strip()) for name in header]
+    while names and not names[-1]:
+        names.pop()                                                           # a separator at the end of each line
+    missing = [name for name in columns if name not in names]
+    require(not missing, f"{path}: the first line must name the columns {', '.join(columns)}, separated by commas; "
+            f"{', '.join(missing)} is missing, it reads {', '.join(header)[:200]!r}")
+    double = [name for name in names if name and names.count(name) > 1]
+    require(not double, f"{path}: the first line names {''.join(double[:1])} more than once; rename or remove the others")
+    return names

@@ -1,0 +1,227 @@
+"""What happens to a stage from outside: the lock, a signal, errors of the system, and outputs that are put in place."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages.lib import guard
+from stages.lib.clips import store
+from stages.lib.params import run
+
+ROOT = Path(__file__).parents[1]
+SLEEPER = """
+import sys, time
+from stages.lib import guard
+with guard.stoppable(), guard.alone("stage"):
+    print("begun", flush=True)
+    {body}
+"""
+
+
+@pytest.fixture
+def sleeper(workspace):
+    """Start a process that holds the lock of `stage` and runs a body; it is killed at the end of the test."""
+    started = []
+
+    def start(body="time.sleep(60)"):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([sys.executable, "-c", SLEEPER.format(body=body)], env=environment, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout.readline() == "begun\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_run_of_a_stage_says_who_runs_it(sleeper):
+    process = sleeper()
+    sentence = rf"stage runs already: process {process.pid} runs it since [-0-9]+ [0-9:]+; stop it with `kill {process.pid}`"
+    with pytest.raises(guard.Held, match=sentence), guard.alone("stage"):
+        pass
+    with guard.alone("other"):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_lock_is_free_however_its_holder_ends(sleeper, number):
+    process = sleeper()
+    process.send_signal(number)
+    process.wait(20)
+    with guard.alone("stage"):
+        pass
+    with guard.alone("stage"):
+        pass
+
+
+def test_the_holder_is_unknown_where_its_note_is_gone(sleeper, workspace):
+    sleeper()
+    (workspace / guard.LOCKS / "stage.json").write_text("")
+    with pytest.raises(guard.Held, match="another process runs it"), guard.alone("stage"):
+        pass
+
+
+def test_only_the_first_of_several_ranks_takes_the_lock(sleeper, monkeypatch):
+    sleeper()
+    monkeypatch.setenv("RANK", "1")
+    with guard.alone("stage"):
+        pass
+
+
+def test_a_signal_to_stop_lets_the_block_clear_away(sleeper, workspace):
+    body = """
+    from stages.lib.clips.store import replacing
+    with replacing("out") as partial:
+        (partial / "half").touch()
+        print("half", flush=True)
+        time.sleep(60)
+"""
+    process = sleeper(body.strip())
+    assert process.stdout.readline() == "half\n"
+    process.terminate()
+    assert process.wait(20) != 0
+    assert not list(workspace.glob("out*"))
+
+
+def test_a_block_that_does_not_stop_is_ended(sleeper):
+    body = """
+    while True:
+        try:
+            print("trying", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+    process = sleeper(body.strip())
+    assert process.stdout.readline() == "trying\n"
+    process.terminate()
+    assert process.wait(guard.GRACE_S + 60) == 128 + signal.SIGTERM
+
+
+def test_signals_are_as_before_after_the_block():
+    before = signal.getsignal(signal.SIGTERM)
+    with guard.stoppable():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+ERRORS = [
+    (OSError(errno.ENOSPC, "No space left on device", "data/us4/frames.npy"), "the disk is full.* data/us4/frames.npy"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full.* the project's folder"),
+    (PermissionError(errno.EACCES, "Permission denied", "models"), "models may not be read or written .Permission denied."),
+    (OSError(errno.EROFS, "Read-only file system", "reports"), "reports may not be read or written .Read-only file system."),
+    (FileNotFoundError(errno.ENOENT, "No such file", "data/x.npy"), "data/x.npy is gone, or was never made"),
+    (OSError(errno.EIO, "Input/output error", "a.mp4"), "a.mp4: Input/output error"),
+    (MemoryError(), "this machine has too little memory; lower pretrain.batch_size"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "this machine has too little memory"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "the GPU has too little memory; lower pretrain"),
+    (KeyboardInterrupt(), "stopped; the next `dvc repro` goes on"),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence"), ERRORS)
+def test_an_error_of_the_system_is_one_sentence(workspace, monkeypatch, error, sentence):
+    monkeypatch.setattr("dvc.api.params_show", lambda stages: {"stage": {}})
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit, match=f"^error: {sentence}") as stop:
+        run(main, "stage", lower="pretrain.batch_size")
+    assert "\n" not in stop.value.code
+
+
+def test_torch_and_numpy_without_memory_are_understood():
+    for ask in (lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: np.empty(1 << 60, np.uint8)):
+        with pytest.raises((RuntimeError, MemoryError)) as error:
+            ask()
+        assert "too little memory; lower x" in guard.sentence(error.value, "x")
+
+
+def test_a_full_disk_is_seen_whatever_the_library_says(workspace, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 4096}))
+    assert "the disk is full" in guard.sentence(RuntimeError("PytorchStreamWriter failed writing file"), "")
+
+
+def test_a_mistake_in_the_code_keeps_its_trace(workspace, monkeypatch):
+    monkeypatch.setattr("dvc.api.params_show", lambda stages: {"stage": {}})
+
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(main, "stage")
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_is_replaced_as_a_whole(workspace):
+    for number in range(2):
+        with store.replacing("data/out") as partial:
+            (partial / f"{number}.txt").write_text("x")
+    assert tree(workspace) == {"data/out/1.txt": "x"}
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize("place", ["block", "move"])
+def test_an_output_stays_where_its_successor_fails(workspace, monkeypatch, folder, place):
+    def write(path, text):
+        (path / "a.txt" if folder else path).write_text(text)
+
+    with store.replacing("out", folder) as partial:
+        write(partial, "old")
+    before, move = tree(workspace), os.replace
+
+    def refused(source, target):
+        if str(source).endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error", str(source))
+        move(source, target)
+
+    if place == "move":
+        monkeypatch.setattr("os.replace", refused)
+    with pytest.raises(OSError, match="Input"), store.replacing("out", folder) as partial:
+        write(partial, "new")
+        if place == "block":
+            raise OSError(errno.EIO, "Input/output error")
+    assert tree(workspace) == before
+
+
+def test_what_a_kill_between_two_moves_leaves_is_put_back(workspace):
+    (workspace / "out.before").mkdir()
+    (workspace / "out.before/a.txt").write_text("old")
+    with pytest.raises(ZeroDivisionError), store.replacing("out"):
+        raise ZeroDivisionError
+    assert tree(workspace) == {"out/a.txt": "old"}
+
+
+def test_a_file_that_shares_its_bytes_is_not_written_through(workspace):
+    (workspace / "cache").write_text("old")
+    os.link("cache", "out")
+    with store.replacing("out", folder=False) as partial:
+        partial.write_text("new")
+    assert ((workspace / "cache").read_text(), (workspace / "out").read_text()) == ("old", "new")
+
+
+def test_an_array_takes_its_space_at_once(workspace):
+    array = store.empty(Path("a.npy"), (3, 64, 64))
+    assert (array.shape, array.dtype, array.max()) == ((3, 64, 64), np.uint8, 0)
+    assert os.stat("a.npy").st_blocks * 512 >= array.nbytes
+
+
+def test_an_array_that_does_not_fit_takes_no_space(workspace, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 4096}))
+    with pytest.raises(OSError, match="No space left on device: 'b.npy'"):
+        store.empty(Path("b.npy"), (2, 64, 64))
+    assert not list(workspace.iterdir())
