@@ -278,8 +278,8 @@ def test_the_geometry_of_phantoms_is_that_of_their_probe(source, probe):
             assert angle == pytest.approx(LINEAR)
             continue
         sides = scanner.fan[:, [0, -1]].any()
-        ratio = scanner.probe.radius_mm / (scanner.probe.radius_mm + scanner.probe.depth_mm)
-        assert abs(np.degrees(angle - scanner.probe.half_angle)) < (5 if sides else 3)
+        ratio = scanner.transducer.radius_mm / (scanner.transducer.radius_mm + scanner.transducer.depth_mm)
+        assert abs(np.degrees(angle - scanner.transducer.half_angle)) < (5 if sides else 3)
         assert near / far == pytest.approx(ratio, abs=0.08)
     assert found >= 3
 
