@@ -89,7 +89,7 @@ def test_simclr_is_nt_xent_with_the_weights(train, draw, weighted):
     left, right, weight, loss, terms = embeddings_and_loss(model, draw)
     left, right = F.normalize(left, dim=1), F.normalize(right, dim=1)
     terms_of_pairs = nt_xent_terms(left, right, 0.3)
-    plain, with_weights = float(terms_of_pairs.mean()), sum((weight * terms_of_pairs).tolist()) / 5     # not by the sum of weights
+    plain, with_weights = float(terms_of_pairs.mean()), sum((weight * terms_of_pairs).tolist()) / 5     # by B, not by Σ w
     assert abs(plain - with_weights) > 1e-6
     assert loss == pytest.approx(with_weights if weighted else plain, abs=1e-9)
     assert torch.equal(terms["weight"], weight if weighted else torch.ones_like(weight))
