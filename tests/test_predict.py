@@ -13,6 +13,7 @@ from test_extract_frames import film, write_images, write_video
 
 from stages import extract_frames
 from stages.lib.clips import store
+from stages.lib.clips.extraction import Recipe
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.grad_cam import grad_cam
@@ -62,7 +63,7 @@ def test_the_probabilities_are_the_networks_on_the_frames_that_the_pipeline_extr
     clips, frames = run("in")
     table = pd.DataFrame({"clip": ["in/a.mp4", "in/deep/b.avi", "in/stills"], "fps": np.nan, "left_out": ""})
     (project / "check").mkdir()
-    extract_frames.extract_all(table.assign(path=table["clip"]), project / "check", "check", 5.0, 6, 20.0, 32)
+    extract_frames.extract_all(table.assign(path=table["clip"]), project / "check", "check", Recipe(5.0, 6, 20.0, 32))
     data = store.read(project / "check")
     with torch.no_grad():
         seen = (torch.tensor(np.array(data.frames))[:, None] / 255 - 0.4) / 0.2
@@ -116,7 +117,7 @@ def test_grad_cam_of_the_predicted_class_is_drawn_over_every_frame(project):
     assert sheet.shape == (one.shape[0], 2 * one.shape[1], 3)
     table = predict.table([Path("in/one.png")])
     (project / "check").mkdir()
-    extract_frames.extract_all(table, project / "check", "check", 5.0, 6, 20.0, 96)
+    extract_frames.extract_all(table, project / "check", "check", Recipe(5.0, 6, 20.0, 96))
     pixels = np.array(store.read(project / "check").frames)
     seen = (torch.tensor(pixels)[:, None] / 255 - 0.4) / 0.2
     heats = [grad_cam(network, network.backbone.last_block(), seen, torch.tensor([number]))[0].numpy() for number in range(3)]
