@@ -144,7 +144,7 @@ def test_a_stretched_fan_fills_the_square_and_has_no_geometry():
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     box = int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
     inside = np.s_[box[1] : box[1] + box[3], box[0] : box[0] + box[2]]
-    found = fan.Fan(box, 255 * mask[inside].astype(np.uint8))
+    found = fan.Fan("fan", box, 255 * mask[inside].astype(np.uint8))
     cut = fan.cut(found, 64, "stretched")
     square = cut(np.full(mask.shape, 200, np.uint8))
     assert cut.ring is None and square.shape == (64, 64)
