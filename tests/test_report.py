@@ -334,7 +334,7 @@ def test_the_pretraining_figures_are_drawn_where_there_is_something_to_draw(run)
 def test_segmentation_in_the_metrics_and_on_the_page(run):
     rng = np.random.default_rng(0)
     images = pd.DataFrame({"clip": [f"{number}.png" for number in range(12)], "patient": "", "fold": [0, 1] * 6,
-                           "label": "benign", "lesions": 1, "found": [1, 0] * 6, "predicted": 1,
+                           "label": "benign", "lesions": 1, "found": [1, 0] * 6, "detections": range(12),
                            "dice": rng.random(12).round(3), "precision": [math.nan, *rng.random(11)], "sensitivity": 0.5})
     images.to_csv("reports/predictions/breast_segmentation.csv", index=False)
     images.assign(left_out="").to_csv("data/folds/breast_segmentation.csv", index=False)
@@ -344,13 +344,15 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
     report.main(**parameters(segment=segment))
     numbers = json.loads(Path("reports/scores.json").read_text())["breast_segmentation"]
     expected = {"dice": images["dice"].mean(), "precision": images["precision"][1:].mean(), "sensitivity": 0.5, "mask_ap": 0.25,
-                "mask_ap_fold_sd": np.std([0.2, 0.3], ddof=1), "images": 12, "patients": 12, "lesions": 12, "found": 6}
+                "mask_ap_fold_sd": np.std([0.2, 0.3], ddof=1), "images": 12, "patients": 12, "lesions": 12, "found": 6,
+                "detections": 66}
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert numbers["dice_low"] < numbers["dice"] < numbers["dice_high"]
     page = Path("reports/report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="segmentation"') : page.index('<section id="confusion"')]
     assert f"{100 * numbers['dice']:.1f}</td>" in section and "25.0 ± 7.1" in section and "imagenet weights" in section
-    assert "12 images with 12 lesions, of which 6 were found" in section and "segment.score_threshold" in page
+    assert "12 images with 12 lesions, of which 6 were found (IoU above 0.5); 66 were detected" in section
+    assert "segment.score_threshold" in page
     images[1:].to_csv("reports/predictions/breast_segmentation.csv", index=False)
     with pytest.raises(UserError, match="differ in 0.png; run `dvc repro -f segment@breast`"):
         report.main(**parameters(segment=segment))
@@ -391,7 +393,7 @@ def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_not
         assert [float(text) for text in cells[1].split("–")] == pytest.approx([100 * value for value in own], abs=0.051)
         assert cells[4] == re.search("p = (.*)", said).group(1) and cells[5] in said
         assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section
-        assert f"not compared with refolded. {task}: refolded and this run predicted other clips" in section
+        assert f"not compared with refolded. {task}: refolded and this run predicted different clips" in section
     assert "report.baselines: nobody is not known" in capsys.readouterr().out
 
 

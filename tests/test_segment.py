@@ -15,6 +15,8 @@ from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.mask_rcnn import targets
 from stages.lib.params import UserError, checked
+from stages.lib.report.page import render
+from stages.lib.report.results import lesions
 from stages.lib.segmentation import cross_validation as segmentation
 from stages.lib.segmentation import masks
 from stages.lib.segmentation.cross_validation import Recipe
@@ -110,7 +112,12 @@ def test_scores_are_those_of_the_detections_that_are_written(toy, monkeypatch):
     for image, row in images.iterrows():
         truth, predicted = maps[image] > 0, (maps[image] == 1) | np.roll(maps[image] == 1, 16, 0)
         assert row["dice"] == pytest.approx(2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()), abs=1e-6)
-        assert (row["predicted"], row["found"] >= 1) == (2, True)
+        assert (row["detections"], row["found"] >= 1) == (2, True)
+    numbers = lesions("toy", samples=50, confidence=0.95, seed=0)               # as the report reads the files
+    assert (numbers["detections"], numbers["images"], numbers["lesions"]) == (22, 11, images["lesions"].sum())
+    parameters = {f"segment.{name}": SETTINGS[name] for name in ("folds", "init", "score_threshold")}
+    page = render("sections/segmentation.html.j2", segmented={"toy": numbers}, parameters=parameters, interval="95 %")
+    assert f"{numbers['found']} were found (IoU above 0.5); 22 were detected with a score of at least 0.5" in page
     detected = json.loads(Path(NAMES[2]).read_text())
     assert sorted({line["image_id"] for line in detected}) == list(range(11)) and len(detected) == 33
     fold = images.index[images["fold"] == 1]

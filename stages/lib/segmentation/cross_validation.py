@@ -136,6 +136,6 @@ def score(table: pd.DataFrame, lesions: np.ndarray, detected: list[dict], thresh
     rows = []
     for row, truth in zip(table["row"], lesions, strict=True):
         inside = np.array(sure[row], bool).reshape(-1, *truth.shape)            # K x H x W
-        counts = {"lesions": len(np.unique(truth[truth > 0])), "found": masks.found(truth, inside), "predicted": len(inside)}
+        counts = {"lesions": len(np.unique(truth[truth > 0])), "found": masks.found(truth, inside), "detections": len(inside)}
         rows.append(counts | masks.overlap(truth > 0, inside.any(0)))
     return pd.concat([table[["clip", "patient", "group", "fold", "label"]], pd.DataFrame(rows).round(6)], axis=1)
