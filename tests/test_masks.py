@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.detection import MeanAveragePrecision
 
-from stages.lib.evaluation import masks
+from stages.lib.segmentation import masks
 
 
 def rectangle(top, left, height, width, size=20):

@@ -91,8 +91,9 @@ def test_every_stage_says_what_it_does(stage):
     assert "reads " in purpose and "writes " in purpose
 
 
-FLOORS = ["guard", "params", "revisions", "training", "clips", "networks", "pretraining", "evaluation", "report"]    # of lib
-APART = {("pretraining", "evaluation")}         # rooms of one floor
+FLOORS = ["guard", "params", "revisions", "training", "clips", "networks", "pretraining", "evaluation", "segmentation",
+          "report"]    # of stages/lib
+APART = {("pretraining", "evaluation"), ("pretraining", "segmentation")}         # rooms of one floor
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

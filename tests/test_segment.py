@@ -11,14 +11,15 @@ from conftest import write_frame_store
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from stages import segment
-from stages.lib.evaluation import masks, segmentation
-from stages.lib.evaluation.segmentation import Recipe
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.mask_rcnn import targets
 from stages.lib.params import UserError, checked
 from stages.lib.report.page import render
 from stages.lib.report.results import lesions
+from stages.lib.segmentation import cross_validation as segmentation
+from stages.lib.segmentation import masks
+from stages.lib.segmentation.cross_validation import Recipe
 from stages.lib.training.views import Views
 
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,

@@ -12,7 +12,7 @@ import sys
 import pandas as pd
 
 from stages.lib.evaluation.comparison import compare, predictions
-from stages.lib.evaluation.scores import by_seed
+from stages.lib.evaluation.scores import by_run
 from stages.lib.params import UserError, show
 
 
@@ -28,7 +28,7 @@ def main(first: str, second: str, tasks: list[str]) -> None:
 def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], samples: int, confidence: float, seed: int) -> str:
     """The text on one task. With several seeds it has the mean balanced accuracies, and no McNemar test."""
     found = compare(task, runs, tables, samples, confidence, seed)
-    seeds = [len(by_seed(table)) for table in tables]
+    seeds = [len(by_run(table)) for table in tables]
     spread = [f", SD {sd:.3f} over {count} seeds" if count > 1 else ""
               for sd, count in zip(found["spreads"], seeds, strict=True)]
     values = found["values"]

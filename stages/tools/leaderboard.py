@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from stages.lib.evaluation.comparison import against_best, balanced_accuracies, class_names, predictions
 from stages.lib.evaluation.intervals import interval
-from stages.lib.evaluation.scores import by_seed, outcome_counts
+from stages.lib.evaluation.scores import by_run, outcome_counts
 from stages.lib.params import UserError, require, show
 from stages.lib.report.page import render
 from stages.lib.revisions import experiments
@@ -109,7 +109,7 @@ def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
     missing = [reason for reason in tables if isinstance(reason, str)]
     if missing:
         return missing[0]
-    parts = [part for table in tables for part in by_seed(table)]
+    parts = [part for table in tables for part in by_run(table)]
     return pd.concat([part.assign(seed=number) for number, part in enumerate(parts)], ignore_index=True)
 
 

@@ -12,7 +12,7 @@ from stages.lib.revisions import read
 
 
 def predictions(task: str, run: str) -> pd.DataFrame:
-    """The clip-level predictions of a run (experiment, branch, commit or `workspace`), a row per seed and clip.
+    """The clip-level predictions of a run (experiment, branch, commit or `workspace`), a row per run and clip.
 
     Raises:
         UserError: no such run, or its predictions are not in the cache.
@@ -27,8 +27,8 @@ def clip_table(text: str) -> pd.DataFrame:
 
 
 def balanced_accuracies(table: pd.DataFrame) -> np.ndarray:
-    """Balanced accuracy of each seed of a clip-level table."""
-    return np.array([scores.scores(part, class_names(table))["balanced_accuracy"] for part in scores.by_seed(table)])
+    """Balanced accuracy of each run (division and seed) of a clip-level table."""
+    return scores.balanced_accuracies(table, class_names(table))
 
 
 def class_names(table: pd.DataFrame) -> list[str]:
@@ -39,7 +39,7 @@ def class_names(table: pd.DataFrame) -> list[str]:
 def held_out(table: pd.DataFrame) -> set[str]:
     """A fingerprint of classes, clips, labels and folds per seed; runs can be compared if the sets are equal."""
     columns = ["clip", "label", "patient", "fold"]
-    return {str(class_names(table)) + part[columns].to_csv(index=False) for part in scores.by_seed(table)}
+    return {str(class_names(table)) + part[columns].to_csv(index=False) for part in scores.by_run(table)}
 
 
 def compare(

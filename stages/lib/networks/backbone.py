@@ -75,6 +75,20 @@ class Backbone(nn.Module):
                 return block
 
 
+def train_mode(network: nn.Module, frozen_statistics: str) -> None:
+    """Set a network to training. Frozen modules, whose weights want no gradient, stay in evaluation mode.
+
+    Args:
+        frozen_statistics: fixed: frozen batch norm keeps its running statistics and normalises with them. updated: it follows
+            the training batches, as in the code that the papers published.
+    """
+    network.train()
+    if frozen_statistics == "fixed":
+        for module in network.modules():
+            if _has_weights(module) and not any(weight.requires_grad for weight in module.parameters()):
+                module.eval()
+
+
 def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 

@@ -39,7 +39,7 @@ def by_patient(clips: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     table = clips.assign(predicted=scores.predicted(clips, classes), probability=true_probability(clips, classes))
     table["right"] = table["predicted"] == table["label"]
     table["name"] = table["patient"].where(table["patient"] != "", table["clip"])
-    seeds, lines = len(scores.by_seed(clips)), []
+    seeds, lines = len(scores.by_run(clips)), []
     for (_, name), part in table.groupby(["patient", "name"]):
         wrong = part.loc[~part["right"], "predicted"].value_counts()
         lines.append({

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 
 from stages.lib.clips.tasks import groups
-from stages.lib.evaluation import masks, scores
+from stages.lib.evaluation import scores
 from stages.lib.evaluation.comparison import against
 from stages.lib.params import require
 from stages.lib.report import figures, patients
 from stages.lib.report.files import read
+from stages.lib.segmentation import masks
 
 ROC_POINTS = 100  # per curve: enough for the eye, few enough for git
 
@@ -26,16 +27,16 @@ def evaluate(task: str, classes: list[str], baselines: list[str], samples: int, 
     frames, folds = read(f"reports/predictions/{task}.csv"), read(f"data/folds/{task}.csv")
     _check(frames, folds, task, classes)
     clips, epochs = scores.clip_level(frames), read(f"reports/finetune/{task}.csv", pd.read_csv)
-    per_class = scores.over_seeds(scores.per_class, clips, classes).rename(columns={"count": "clips"})
+    per_class = scores.over_runs(scores.per_class, clips, classes).rename(columns={"count": "clips"})
     probes = scores.probes(read(f"reports/probes/{task}.csv"), classes)
     roc = scores.roc(clips, classes, ROC_POINTS)
     return {
         "task": task,
         "classes": classes,
-        "frames": len(scores.by_seed(frames)[0]),
+        "frames": len(scores.by_run(frames)[0]),
         "metrics": defined(scores.summary(frames, epochs, classes, samples, confidence, seed) | probes),
         "baselines": [against(task, name, clips, samples, confidence, seed) for name in baselines],
-        "by_fold": scores.over_seeds(scores.by_fold, clips, classes).to_dict("records"),
+        "by_fold": scores.over_runs(scores.by_fold, clips, classes).to_dict("records"),
         "per_class": per_class,
         "matrices": {"Clips": scores.confusion(clips, classes), "Frames": scores.confusion(frames, classes)},
         "confusion": pd.DataFrame({"actual": clips["label"], "predicted": scores.predicted(clips, classes)}),
