@@ -3,6 +3,8 @@
 reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label, p_<class> …: a line per held-out frame
         reports/predictions/<task>_segmentation.csv, _folds.csv    a line per image and per fold (stages/segment.py)
         reports/probes/<task>.csv        probe, clip, patient, fold, label, p_<class> …: a line per probe and held-out clip
+        reports/floors/<task>.csv        floor, division, clip, patient, group, fold, label, p_<class> …
+        reports/external/<task>/         predictions.csv, clips.csv: tests on clips of other sources
         reports/features/<task>/         features of clips before fine-tuning; pretrain/: of clips held out from pretraining
         reports/grad_cam/<task>/         maps.npy, maps.csv: Grad-CAM of held-out frames (stages/finetune.py)
         data/frames/<task>/              only the frames that the page shows
@@ -33,17 +35,19 @@ from typing import Annotated
 import pandas as pd
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from stages.lib.clips.tasks import read_task
 from stages.lib.params import Count, Seed, from_params, require, run
-from stages.lib.report import pictures, pretraining, provenance, sections
+from stages.lib.report import pictures, pretraining, provenance, scanner, sections
 from stages.lib.report.files import read
 from stages.lib.report.neighbourhoods import Map
 from stages.lib.report.page import render
-from stages.lib.report.results import evaluate, lesions
+from stages.lib.report.results import defined, evaluate, lesions
 
 PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # from stages/lib/report/page/<file name>.j2
 METRICS = (  # the scores in reports/metrics.json
     "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "balanced_accuracy_seed_sd", "auroc",
-    "frame_accuracy", "published_protocol_accuracy", "linear_probe_balanced_accuracy", "knn_probe_balanced_accuracy",
+    "frame_accuracy", "published_protocol_accuracy", "highest_floor", "above_highest_floor",
+    "linear_probe_balanced_accuracy", "knn_probe_balanced_accuracy",
     "dice", "dice_low", "dice_high", "mask_ap", "box_ap",            # segmentation
     "held_out_loss", "knn_accuracy",                                 # pretraining
 )
@@ -68,37 +72,33 @@ def main(
     baselines: list[Annotated[str, MinLen(1)]],
 ) -> None:
     """Score every task of `finetune.tasks` from its predictions. Write all outputs, or none if something fails."""
-    names = finetune["tasks"]
-    check_tasks(names, tasks)
+    require(bool(finetune["tasks"]), "params.yaml: finetune.tasks is empty; name at least one task")
+    scored = [read_task(name, tasks) for name in finetune["tasks"]]
     clip_map = from_params(Map, tsne, "report.tsne", seed=seed)
     bootstrap = {"samples": bootstrap_samples, "confidence": confidence, "seed": seed}
-    results = [evaluate(name, tasks[name]["classes"], baselines, **bootstrap) for name in names]
+    results = [evaluate(task, baselines, **bootstrap) for task in scored]
     segmented = {f"{name}_segmentation": lesions(name, **bootstrap) for name in segment["tasks"]}
     pretrained = pretraining.summary(pictured=worst_clips > 0)
-    scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained["pretrained"]}
+    scores = {result["task"]: result["metrics"] for result in results}
+    scores |= {test["name"]: defined(scanner.numbers(test)) for result in results for test in result["outside"]}
+    scores |= segmented | {"pretrain": pretrained["pretrained"]}
     parameters = {
         "seed": seed, "collection": collection, "copy_distance": copy_distance, "extract_frames": extract_frames,
         "assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
-        "tasks": {name: tasks[name] for name in names}, **({"segment": segment} if segmented else {}),
+        "tasks": {task.name: tasks[task.name] for task in scored}, **({"segment": segment} if segmented else {}),
         "report": {"bootstrap_samples": bootstrap_samples, "confidence": confidence, "worst_clips": worst_clips,
                    "tsne": tsne, "baselines": baselines},
     }  # fmt: skip
     parameters = provenance.flat(parameters)
-    used = dict.fromkeys([*assemble_us4["sources"], *names, *segment["tasks"]])
+    used = [part.source for task in scored for part in (task, *task.external)]
+    used = [*assemble_us4["sources"], *used, *(read_task(name, tasks).source for name in segment["tasks"])]
     values = {"results": results, "segmented": segmented, **pretrained, **pictures.of_run(results, worst_clips)}
     values |= {"feature_maps": clip_map.of_run(results), "audit": read("reports/us4_audit.csv").to_dict("records")}
-    values |= {"sources": {name: import_module(f"stages.sources.{name}") for name in used}}
+    values |= {"sources": {name: import_module(f"stages.sources.{name}") for name in dict.fromkeys(used)}}
     values |= provenance.values(parameters)
     values["sections"] = sections.filled(values)
     _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))
     tell(results, confidence)
-
-
-def check_tasks(names: list, tasks: dict) -> None:
-    """Raise UserError unless there is a task to score and every task has a block."""
-    require(bool(names), "params.yaml: finetune.tasks is empty; name at least one task")
-    for name in names:
-        require(name in tasks, f"params.yaml: finetune.tasks names {name}, but there is no block tasks.{name}")
 
 
 def numbers(scores: dict[str, dict]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from sklearn import metrics
 
 from stages import report
 from stages.lib.evaluation import comparison, intervals, scores
+from stages.lib.evaluation.floors import NAMES
 from stages.lib.networks import checkpoint
 from stages.lib.params import UserError, checked, require
 from stages.tools import compare
@@ -62,7 +63,7 @@ def run(tmp_path, monkeypatch) -> Path:
 
 def write_run(tasks: dict[str, list[str]]) -> None:
     """What the stages before the report leave behind, made up, for these tasks and their classes."""
-    for folder in ("reports/pairs", "reports/predictions", "reports/finetune", "reports/probes", "data/folds", "models"):
+    for folder in ("reports/pairs", "reports/predictions", "reports/finetune", "data/folds", "models"):
         Path(folder).mkdir(parents=True)
     for task, classes in tasks.items():
         write_task(task, classes, np.random.default_rng(len(task)))
@@ -104,8 +105,10 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator, seeds: t
     frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
     by_seed = [chances(frames, classes, rng).assign(seed=seed) for seed in seeds]
     pd.concat(by_seed).to_csv(f"reports/predictions/{task}.csv", index=False)
-    probes = [chances(clips, classes, rng).assign(probe=probe) for probe in ("linear", "knn")]
-    pd.concat(probes).to_csv(f"reports/probes/{task}.csv", index=False)
+    for kind, names in (("probe", ("linear", "knn")), ("floor", NAMES)):
+        Path(f"reports/{kind}s").mkdir(exist_ok=True)
+        tables = [chances(clips, classes, rng).assign(division=0, **{kind: name}) for name in names]
+        pd.concat(tables).to_csv(f"reports/{kind}s/{task}.csv", index=False)
     epochs = [(seed, fold, epoch, 1.0, 9 + (fold * epoch + seed) % 4, 24)
               for seed in seeds for fold in range(5) for epoch in range(3)]
     columns = ["seed", "fold", "epoch", "loss", "held_out_correct", "held_out_frames"]
@@ -181,7 +184,7 @@ def test_metrics_are_those_of_the_prediction_files(run):
         }
         for name, part in probed.groupby("probe"):
             expected[f"{name}_probe_balanced_accuracy"] = metrics.balanced_accuracy_score(part["label"], part["guess"])
-        numbers = written[task]
+        numbers = {name: number for name, number in written[task].items() if "floor" not in name and "random" not in name}
         low, high = numbers.pop("balanced_accuracy_low"), numbers.pop("balanced_accuracy_high")
         assert low < numbers["balanced_accuracy"] < high
         assert numbers == pytest.approx(expected, abs=5.1e-5)
@@ -423,6 +426,7 @@ MISTAKES = {
     ),
     "data/folds/pocus.csv is missing": remove("data/folds/pocus.csv"),
     "probes/pocus.csv is missing": remove("reports/probes/pocus.csv"),
+    "floors/pocus.csv is missing; run `dvc repro -f finetune@pocus`": remove("reports/floors/pocus.csv"),
     "finetune/pocus.csv is missing": remove("reports/finetune/pocus.csv"),
     "pretrain.csv is missing": remove("reports/pretrain.csv"),
     "pairs.csv is missing": remove("reports/pairs/pairs.csv"),

@@ -3,18 +3,18 @@
 import numpy as np
 import pandas as pd
 
-from stages.lib.clips.tasks import groups
+from stages.lib.clips.tasks import Task, groups
 from stages.lib.evaluation import scores
 from stages.lib.evaluation.comparison import against
 from stages.lib.params import require
-from stages.lib.report import figures, patients
+from stages.lib.report import figures, patients, scanner
 from stages.lib.report.files import read
 from stages.lib.segmentation import masks
 
 ROC_POINTS = 100  # per curve: enough for the eye, few enough for git
 
 
-def evaluate(task: str, classes: list[str], baselines: list[str], samples: int, confidence: float, seed: int) -> dict:
+def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, seed: int) -> dict:
     """The values that the page and the metrics need about one task.
 
     Args:
@@ -24,18 +24,24 @@ def evaluate(task: str, classes: list[str], baselines: list[str], samples: int, 
     Raises:
         UserError: a file is missing, or its clips are not those of data/folds/<task>.csv.
     """
-    frames, folds = read(f"reports/predictions/{task}.csv"), read(f"data/folds/{task}.csv")
-    _check(frames, folds, task, classes)
-    clips, epochs = scores.clip_level(frames), read(f"reports/finetune/{task}.csv", pd.read_csv)
+    name, classes, bootstrap = task.name, task.classes, {"samples": samples, "confidence": confidence, "seed": seed}
+    frames, folds = read(f"reports/predictions/{name}.csv"), read(f"data/folds/{name}.csv")
+    _check(frames, folds, name, classes)
+    clips, epochs = scores.clip_level(frames), read(f"reports/finetune/{name}.csv", pd.read_csv)
     per_class = scores.over_runs(scores.per_class, clips, classes).rename(columns={"count": "clips"})
-    probes = scores.probes(read(f"reports/probes/{task}.csv"), classes)
+    numbers = scores.summary(frames, epochs, classes, **bootstrap)
+    numbers |= scores.probes(read(f"reports/probes/{name}.csv"), classes)
+    floors = scanner.floors_of(task, clips, **bootstrap)
     roc = scores.roc(clips, classes, ROC_POINTS)
     return {
-        "task": task,
+        "task": name,
+        "source": task.source,
         "classes": classes,
         "frames": len(scores.by_run(frames)[0]),
-        "metrics": defined(scores.summary(frames, epochs, classes, samples, confidence, seed) | probes),
-        "baselines": [against(task, name, clips, samples, confidence, seed) for name in baselines],
+        "metrics": defined(numbers | scanner.metrics(floors)),
+        "floors": floors,
+        "outside": scanner.outside_tests(task, **bootstrap),
+        "baselines": [against(name, baseline, clips, **bootstrap) for baseline in baselines],
         "by_fold": scores.over_runs(scores.by_fold, clips, classes).to_dict("records"),
         "per_class": per_class,
         "matrices": {"Clips": scores.confusion(clips, classes), "Frames": scores.confusion(frames, classes)},
@@ -43,7 +49,7 @@ def evaluate(task: str, classes: list[str], baselines: list[str], samples: int, 
         "clips": patients.by_clip(clips, classes),
         "patients": patients.by_patient(clips, classes),
         "roc": roc,
-        "roc_figure": figures.roc(roc, per_class.set_index("class")["auroc"].to_dict(), task),
+        "roc_figure": figures.roc(roc, per_class.set_index("class")["auroc"].to_dict(), name),
         "unknown_patients": clips.loc[clips["patient"] == "", "clip"].nunique(),
         "left_out": folds[folds["left_out"] != ""].to_dict("records"),
         "copies": folds[folds["copy_of"] != ""].to_dict("records"),
