@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stages.lib.clips import fan
+from stages.lib.clips.crop import detection
 from stages.lib.training.geometry import LINEAR
 from stages.phantoms.recording import Clip, scan
 
@@ -67,7 +68,7 @@ def overlap(found, inside):
 def test_fan_is_found_and_text_around_it_goes(still, kind, dark):
     inside = sector()
     frames = labelled(film(inside, still=still, dark=dark))
-    found = fan.find(frames)
+    found = detection.find(frames)
     assert found.kind == kind
     assert overlap(found, inside) > 0.93
     overlay = np.maximum.reduce(frames) * ~hull_of(inside)
@@ -76,18 +77,18 @@ def test_fan_is_found_and_text_around_it_goes(still, kind, dark):
 
 def test_fan_on_a_grey_screen():
     inside = sector()
-    assert overlap(fan.find(labelled(film(inside, dark=30))), inside) > 0.93
+    assert overlap(detection.find(labelled(film(inside, dark=30))), inside) > 0.93
 
 
 def test_fan_that_runs_out_of_the_picture_keeps_its_edges():
     inside = sector(left=-0.2, right=1.2, top=0.0, bottom=1.3)
-    assert overlap(fan.find(film(inside)), inside) > 0.98
+    assert overlap(detection.find(film(inside)), inside) > 0.98
 
 
 def test_linear_probe_beside_a_black_margin():
     inside = np.zeros((300, 400), bool)
     inside[:, 60:330] = True
-    left, top, width, height = fan.find(film(inside)).box
+    left, top, width, height = detection.find(film(inside)).box
     assert (abs(left - 60) <= 3, top, abs(width - 270) <= 6, height) == (True, 0, True, 300)
 
 
@@ -97,20 +98,20 @@ def test_shadow_in_the_fan_stays_in_the_box():
     for frame in frames:
         frame[120:, 170:230] = 0                                              # behind a rib
         frame[110:150] = 0                                                    # an anechoic layer: the fan in two parts
-    assert overlap(fan.find(frames), inside) > 0.9
+    assert overlap(detection.find(frames), inside) > 0.9
 
 
 def test_black_frames_do_not_make_text_look_like_motion():
     inside = sector()
     frames = labelled(film(inside))
-    assert overlap(fan.find([np.zeros_like(frames[0]), *frames, np.zeros_like(frames[0])]), inside) > 0.93
+    assert overlap(detection.find([np.zeros_like(frames[0]), *frames, np.zeros_like(frames[0])]), inside) > 0.93
 
 
 @pytest.mark.parametrize("level", [0, 40])
 def test_nothing_to_find_keeps_the_whole_frame(level):
     frame = np.zeros((120, 160), np.uint8)
     frame[60:64, 80:84] = level
-    found = fan.find([frame] * 5)
+    found = detection.find([frame] * 5)
     assert (found.kind, found.box) == ("full", (0, 0, 160, 120))
     assert found.mask.all()
 
@@ -121,7 +122,7 @@ def test_phantoms(source, number):
     scene = {"pocus": "covid", "clust": "Rb2", "gallbladder": "normal"}[source]
     clip = Clip(source, f"clip{number}.mp4", "", "", scene)
     phantom, scanner = scan(clip, 0.5, number, np.random.default_rng([number, 7]))
-    found = fan.find([cv2.cvtColor(scanner.frame(phantom.field(index / 10)), cv2.COLOR_BGR2GRAY) for index in range(6)])
+    found = detection.find([cv2.cvtColor(scanner.frame(phantom.field(index / 10)), cv2.COLOR_BGR2GRAY) for index in range(6)])
     assert found.kind == "fan"
     assert overlap(found, scanner.fan) > 0.93
     outside = mask_of(found, scanner.fan.shape) & ~hull_of(scanner.fan) & (scanner.overlay > 60)
@@ -268,7 +269,7 @@ def test_the_geometry_of_phantoms_is_that_of_their_probe(source, probe):
         clip = Clip(source, f"c{number}.mp4", "", "", scene, probe)
         phantom, scanner = scan(clip, 0.5, number, np.random.default_rng([number, 7]))
         frames = [cv2.cvtColor(scanner.frame(phantom.field(index / 10)), cv2.COLOR_BGR2GRAY) for index in range(4)]
-        geometry = fan.sector(fan.find(frames))
+        geometry = fan.sector(detection.find(frames))
         if geometry is None:
             continue
         found += 1
@@ -294,7 +295,7 @@ def test_most_real_clips_have_a_geometry():
         video = cv2.VideoCapture(str(path))
         frames = [frame for done, frame in (video.read() for _ in range(45)) if done][::3]
         grey = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
-        found += [fan.sector(fan.find(grey))] if grey else []
+        found += [fan.sector(detection.find(grey))] if grey else []
     assert len(found) == 131
     known = [geometry for geometry in found if geometry]
     assert len(known) >= 0.9 * len(found)

@@ -92,7 +92,7 @@ def test_every_stage_says_what_it_does(stage):
 
 
 FLOORS = ["guard", "params", "revisions", "training", "clips", "networks", "pretraining", "evaluation", "segmentation",
-          "report"]    # of stages/lib
+          "report"]    # of lib
 APART = {("pretraining", "evaluation"), ("pretraining", "segmentation")}         # rooms of one floor
 
 

@@ -13,6 +13,7 @@ from test_extract_frames import film, write_images, write_video
 
 from stages import extract_frames
 from stages.lib.clips import store
+from stages.lib.clips.extraction import Recipe
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.grad_cam import grad_cam
@@ -62,7 +63,7 @@ def test_the_probabilities_are_the_networks_on_the_frames_that_the_pipeline_extr
     clips, frames = run("in")
     table = pd.DataFrame({"clip": ["in/a.mp4", "in/deep/b.avi", "in/stills"], "fps": np.nan, "left_out": ""})
     (project / "check").mkdir()
-    extract_frames.extract_all(table.assign(path=table["clip"]), project / "check", "check", 5.0, 6, 20.0, 32)
+    extract_frames.extract_all(table.assign(path=table["clip"]), project / "check", "check", Recipe(5.0, 6, 20.0, 32))
     data = store.read(project / "check")
     with torch.no_grad():
         seen = (torch.tensor(np.array(data.frames))[:, None] / 255 - 0.4) / 0.2
@@ -116,7 +117,7 @@ def test_grad_cam_of_the_predicted_class_is_drawn_over_every_frame(project):
     assert sheet.shape == (one.shape[0], 2 * one.shape[1], 3)
     table = predict.table([Path("in/one.png")], recording=False)
     (project / "check").mkdir()
-    extract_frames.extract_all(table, project / "check", "check", 5.0, 6, 20.0, 96)
+    extract_frames.extract_all(table, project / "check", "check", Recipe(5.0, 6, 20.0, 96))
     pixels = np.array(store.read(project / "check").frames)
     seen = (torch.tensor(pixels)[:, None] / 255 - 0.4) / 0.2
     heats = [grad_cam(network, network.backbone.last_block(), seen, torch.tensor([number]))[0].numpy() for number in range(3)]
@@ -181,9 +182,9 @@ def test_an_output_that_is_a_file_is_refused(project):
     ({"layer1.0.conv1.weight": None}, {}, "it misses layer1.0.conv1.weight"),
     ({"layer5.weight": torch.zeros(2)}, {}, "it has an unknown key, layer5.weight"),
     ({"conv1.weight": torch.zeros(64, 1, 7, 7)}, {}, "conv1.weight has another shape"),
-    ({"fc.weight": None}, {}, "must be one layer, of 512 features and 3 classes"),
-    ({"fc.2.weight": torch.zeros(3, 3)}, {}, "must be one layer, of 512 features and 3 classes"),
-    ({}, {"classes": ["a", "b"]}, "must be one layer, of 512 features and 2 classes"),
+    ({"fc.weight": None}, {}, "must be one or two layers, of 512 features and 3 classes"),
+    ({"fc.2.weight": torch.zeros(3, 3)}, {}, "must be one or two layers, of 512 features and 3 classes"),
+    ({}, {"classes": ["a", "b"]}, "must be one or two layers, of 512 features and 2 classes"),
     ({}, {"mean": None, "classes": None}, "does not say classes, mean: it is not a fine-tuned network"),
 ])  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(project, changes, facts, sentence):

@@ -392,7 +392,7 @@ def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_not
         assert [float(text) for text in cells[1].split("–")] == pytest.approx([100 * value for value in own], abs=0.051)
         assert cells[4] == re.search("p = (.*)", said).group(1) and cells[5] in said
         assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section
-        assert f"not compared with refolded. {task}: refolded and this run predicted other clips" in section
+        assert f"not compared with refolded. {task}: refolded and this run predicted different clips" in section
     assert "report.baselines: nobody is not known" in capsys.readouterr().out
 
 

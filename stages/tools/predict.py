@@ -25,6 +25,7 @@ import torch
 
 from stages.extract_frames import extract_all
 from stages.lib.clips import catalogue, store
+from stages.lib.clips.extraction import Recipe
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Classifier
 from stages.lib.networks.grad_cam import grad_cam
@@ -34,7 +35,6 @@ from stages.lib.training.device import device
 from stages.tools.trained_network import restore_classifier
 
 NOTE = "for research only, not for diagnosis"
-EXTRACTION = ("frame_rate_hz", "max_frames_per_clip", "assumed_frame_rate_hz", "size_px")
 MASK = r"(.+)_mask(_\d+)?"              # the name of a mask beside its image, without suffix
 MASK_FOLDERS = {"masks", "gt"}
 NAME_LENGTH = 80                        # of an overlay, beside number and suffix: file systems allow 255 bytes
@@ -51,7 +51,8 @@ def main(paths: list[Path], task: str, out: Path, recording: bool, cam: bool) ->
     network.to(device())
     columns = [f"p_{name}" for name in facts["classes"]]
     with tempfile.TemporaryDirectory() as folder:
-        extract_all(table(paths, recording), Path(folder), f"predict {task}", **{key: facts[key] for key in EXTRACTION})
+        recipe = Recipe(**{key: facts[key] for key in Recipe._fields if key in facts})
+        extract_all(table(paths, recording), Path(folder), f"predict {task}", recipe)
         data = store.read(folder)
         found = pd.DataFrame(probabilities(network, data.frames, facts), columns=columns)
         by_frame = data.frame_table[["clip", "frame", "time_s"]].join(found)

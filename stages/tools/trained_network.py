@@ -38,10 +38,12 @@ def restore_classifier(path: Path) -> tuple[Classifier, dict]:
 
 
 def _with_classifier(backbone: Backbone, weights: dict, classes: list[str], path: Path) -> Classifier:
-    network, start = Classifier(backbone, len(classes)), backbone.classifier + "."
+    start = backbone.classifier + "."
     head = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+    hidden = head.get("0.weight")       # of a head with a hidden layer
+    network = Classifier(backbone, len(classes), None if hidden is None else len(hidden))
     wanted = {key: value.shape for key, value in network.linear.state_dict().items()}
-    require({key: value.shape for key, value in head.items()} == wanted, f"{path}: {start}weight and {start}bias must be one "
-            f"layer, of {backbone.feature_width} features and {len(classes)} classes")
+    require({key: value.shape for key, value in head.items()} == wanted, f"{path}: {start}… must be one or "
+            f"two layers, of {backbone.feature_width} features and {len(classes)} classes")
     network.linear.load_state_dict(head)
     return network

@@ -1,88 +1,66 @@
 """The fan: the part of a frame that shows tissue, apart from text, scales and logos around it."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 DARK = 6  # grey values up to here count as black: compression leaves 0 to 6 in black areas, a fan's empty depth has 8
-STILL = 1.5  # standard deviation over time, in grey values, up to which a pixel counts as static
-SIDE_PX = 160  # the search works on frames shrunk to this long side, on which strokes of text are 1 to 2 px wide
-FRAMES = 16  # and on this many frames, spread over the clip
 ANGLES = np.linspace(0.01, 1.2, 60)  # half openings tried for a probe's geometry, in radians; the first stands for linear
 FACES = np.linspace(0.05, 1, 20)  # half widths tried for the probe's face, as fractions of the fan's
 GRID = 40  # on a picture of this side
+MARGIN = 0.03  # of the beams and of the depth that `beams` leaves out at each edge: a found outline is a little too wide
 OVERLAP = 0.93  # intersection over union with the mask, from which on the geometry counts as known
 
 
 class Fan(NamedTuple):
-    """kind `fan`, `bright` or `full`; box (left, top, width, height) in px; mask uint8 [height, width], 255 inside."""
+    """The part of the picture that is kept.
+
+    kind: how it was found: `fan` (it moves), `bright` (a still), `full` (the whole picture), `given` (by the user), `region`
+        (by the file).
+    box: left, top, width, height in px.
+    mask: uint8 [height, width], 255 inside.
+    uncertain: why the crop may be wrong; empty if it is sure.
+    odd: numbers of the frames that show something else, such as a title slide.
+    """
 
     kind: str
     box: tuple[int, int, int, int]
     mask: np.ndarray
+    uncertain: str = ""
+    odd: tuple[int, ...] = ()
 
 
-def find(frames: Sequence[np.ndarray]) -> Fan:
-    """Find the fan from what moves and what is bright.
+class Cut(NamedTuple):
+    """Takes the fan out of pictures: cut(picture) is a square.
 
-    Bright areas, opened so that text and scales vanish, are candidates. Those that move are the fan (`fan`); in a still
-    clip the large ones are (`bright`); if they make up less than 5 % of the picture, all of it is kept (`full`). The
-    mask is the convex hull: shadows inside the fan stay, ticks and letters beside a convex fan go.
+    ring: the probe's geometry in the square, as `sector` returns it, None if unknown.
+    beams: the geometry in the square of `crop`, if the square shows beam × depth.
+    """
+
+    fan: Fan
+    size_px: int
+    ring: tuple[float, ...] | None
+    beams: tuple[float, ...] | None
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """The square, uint8 [size_px, size_px], of a picture [H, W]."""
+        return beams(frame, self.fan, self.beams, self.size_px) if self.beams else crop(frame, self.fan, self.size_px)
+
+
+def cut(fan: Fan, size_px: int, geometry: str) -> Cut | None:
+    """What takes the fan out of its clip's pictures.
 
     Args:
-        frames: T x uint8 [H, W], all of one size.
+        geometry: `fan`: as the scanner shows it; `beams`: beam × depth.
+
+    Returns:
+        None where `beams` is asked for and the probe's geometry is unknown.
     """
-    height, width = frames[0].shape
-    scale = min(1.0, SIDE_PX / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, FRAMES).astype(int))]
-    small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in chosen])  # T x h x w
-    lit = small[small.max(axis=(1, 2)) > DARK].astype(np.float32)
-    full = Fan("full", (0, 0, width, height), np.full((height, width), 255, np.uint8))
-    if not len(lit):
-        return full
-
-    peak, moving = lit.max(axis=0), lit.std(axis=0) > STILL
-    bright = peak > DARK + _background(peak, moving)
-    still = (moving & bright).mean() < 0.02
-    label = _areas(bright, bright if still else moving & bright)
-    weight = np.bincount(label.ravel(), None if still else moving.ravel(), minlength=2)[1:]
-    region = np.isin(label, 1 + np.flatnonzero(weight >= (0.3 if still else 0.01) * weight.max(initial=1)))
-    return _hull("bright" if still else "fan", region, (height, width)) if region.mean() > 0.05 else full
-
-
-def _background(peak: np.ndarray, moving: np.ndarray) -> float:
-    """Grey value around the fan: that of the darkest corner [h, w] that is even and static; 0 if there is none."""
-    side = max(2, min(peak.shape) // 20)
-    ends = (slice(None, side), slice(-side, None))
-    corners = [(peak[y, x], moving[y, x]) for y in ends for x in ends]
-    even = [grey.max() for grey, moves in corners if np.ptp(grey) <= DARK and not moves.any()]
-    # brighter: tissue, or a panel of the scanner; in a still, where all is static, smooth tissue is as even
-    return min((grey for grey in even if grey < 64), default=0) if moving.any() else 0
-
-
-def _areas(bright: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """Label image [h, w] of the bright areas, their thin parts gone; rounded corners come back where `edge` is set."""
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
-    # a fan that runs out of the picture goes on beyond it
-    bright, edge = (np.pad(area.astype(np.uint8), 8, mode="edge") for area in (bright, edge))
-    opened = cv2.morphologyEx(cv2.morphologyEx(bright, cv2.MORPH_CLOSE, np.ones((3, 3))), cv2.MORPH_OPEN, kernel)
-    return cv2.connectedComponents((opened | cv2.dilate(opened, kernel) & edge)[8:-8, 8:-8])[1]
-
-
-def _hull(kind: str, region: np.ndarray, shape: tuple[int, int]) -> Fan:
-    """The convex hull of the region [h, w], found on small frames, as a box and mask of frames of `shape`."""
-    height, width = shape
-    rows, columns = np.nonzero(region)
-    # a small pixel covers a square of the full frame: its four corners count
-    corners = [np.stack([columns + right, rows + down], axis=1) for right in (0, 1) for down in (0, 1)]
-    points = np.concatenate(corners) * [width / region.shape[1], height / region.shape[0]]
-    mask = np.zeros(shape, np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 255)
-    left, top, wide, high = cv2.boundingRect(mask)
-    return Fan(kind, (left, top, wide, high), mask[top : top + high, left : left + wide])
+    ring = sector(fan)
+    if geometry == "fan":
+        return Cut(fan, size_px, ring, None)
+    return ring and Cut(fan, size_px, filled(), ring)
 
 
 def sector(fan: Fan) -> tuple[float, ...] | None:
@@ -94,8 +72,11 @@ def sector(fan: Fan) -> tuple[float, ...] | None:
 
     Returns:
         apex_x, apex_y (from the square's left and top), half_angle (radians), near, far (radii of the probe's face and of the
-        deepest tissue); None where none overlaps well: lopsided fans, several pictures in one.
+        deepest tissue); None where none overlaps well (lopsided fans, several pictures in one), and where the mask
+        is a mere box that was given.
     """
+    if fan.kind == "full" or fan.kind in ("given", "region") and fan.mask.all():
+        return None
     left, top, width, height = fan.box
     square = crop(np.full((top + height, left + width), 255, np.uint8), fan, GRID) > 127
     half_width, half_height = width / max(width, height) / 2, height / max(width, height) / 2
@@ -111,7 +92,7 @@ def sector(fan: Fan) -> tuple[float, ...] | None:
     overlap[0] += 0.01      # pictures with rounded corners are linear
     best = np.unravel_index(overlap.argmax(), overlap.shape)
     found = (0.5, apex_y[best].item(), angle[best[0], 0].item(), near[best].item(), far[best].item())
-    return found if fan.kind != "full" and overlap[best] >= OVERLAP else None
+    return found if overlap[best] >= OVERLAP else None
 
 
 def crop(frame: np.ndarray, fan: Fan, size_px: int) -> np.ndarray:
@@ -124,3 +105,44 @@ def crop(frame: np.ndarray, fan: Fan, size_px: int) -> np.ndarray:
     x, y = (size_px - size[0]) // 2, (size_px - size[1]) // 2
     square[y : y + size[1], x : x + size[0]] = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
     return square
+
+
+def beams(frame: np.ndarray, fan: Fan, ring: tuple[float, ...], size_px: int) -> np.ndarray:
+    """The fan of a frame [H, W] as beam × depth, uint8 [size_px, size_px]: a column is a beam, a row one distance to the probe.
+
+    Only beams that lie in the picture from the probe to the greatest depth are taken, less a margin of MARGIN at each edge: the
+    square is full, so that no outline of the fan remains. Beams of a linear probe are parallel: its picture is scaled.
+
+    Args:
+        ring: the probe's geometry, as `sector` returns it.
+    """
+    left, top, width, height = fan.box
+    side = max(width, height)
+    across, along = beam_points(ring, width / side / 2, size_px * max(1, -(-side // size_px)))
+    x, y = left + width / 2 + (across - 0.5) * side, top + height / 2 + (along - 0.5) * side
+    # pixel centres lie at halves
+    x, y = (x - 0.5).astype(np.float32), (y - 0.5).astype(np.float32)
+    fine = cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.resize(fine, (size_px, size_px), interpolation=cv2.INTER_AREA)
+
+
+def beam_points(ring: tuple[float, ...], half_width: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the samples of `beams` lie, in sides of the square that `crop` makes: x and y, float [size, size] each.
+
+    Args:
+        ring: the probe's geometry, as `sector` returns it.
+        half_width: of the fan's box, beyond which the picture ends.
+        size: number of beams and of depths.
+    """
+    apex_x, apex_y, half_angle, near, far = ring
+    widest = min(half_angle, np.arcsin(min(1.0, half_width / far)))
+    place = MARGIN + (1 - 2 * MARGIN) * (np.arange(size) + 0.5) / size
+    angle, radius = (2 * place - 1) * widest, near + place[:, None] * (far - near)
+    return apex_x + radius * np.sin(angle), apex_y + radius * np.cos(angle)
+
+
+def filled() -> tuple[float, ...]:
+    """The geometry of the frames that `beams` makes: a linear probe whose picture fills the square. As `sector` returns it."""
+    near = 0.5 / np.sin(ANGLES[0])
+    apex_y = -near * np.cos(ANGLES[0])
+    return 0.5, float(apex_y), float(ANGLES[0]), float(near), float(1 - apex_y)

@@ -53,9 +53,10 @@ def compare(
         samples, confidence, seed: of the bootstrap over patients.
 
     Returns:
-        values, spreads: balanced accuracy of each run, and its SD over seeds (NaN for one seed).
+        values, spreads: balanced accuracy of each run, and its SD over divisions and seeds (NaN for one of each).
         difference, low, high, verdict: of the second run to the first, its paired interval, and the verdict in words.
-        only_first, only_second, p, clips: McNemar's test; only if both runs have one seed.
+        detectable: the smallest true difference that these patients show with 80 % power (intervals.py).
+        only_first, only_second, p, clips: McNemar's test; only if both runs have one division and seed.
 
     Raises:
         UserError: the runs predicted different clips, classes or folds.
@@ -65,10 +66,12 @@ def compare(
             "classes or folds; compare runs that share extract_frames, the task's block, finetune.folds and finetune.fold_seed")
     each = [balanced_accuracies(table) for table in tables]
     low, high = intervals.paired_interval(*map(_counts, tables), samples, confidence, seed)
+    detectable = intervals.detectable_difference(*map(_counts, tables), samples, confidence, seed)
     found = {"values": [float(values.mean()) for values in each],
              "spreads": [float(values.std(ddof=1)) if len(values) > 1 else np.nan for values in each],
              "difference": float(each[1].mean() - each[0].mean()), "low": low, "high": high,
-             "verdict": "within noise" if low <= 0 <= high else f"{second if low > 0 else first} is better"}
+             "detectable": detectable}
+    found["verdict"] = "within noise" if low <= 0 <= high else f"{second if low > 0 else first} is better"
     if max(len(values) for values in each) == 1:
         tested = mcnemar(*tables, class_names(tables[0]))
         found |= dict(zip(("only_first", "only_second", "p"), tested, strict=True)) | {"clips": len(tables[0])}
@@ -107,7 +110,7 @@ def against(task: str, baseline: str, own: pd.DataFrame, samples: int, confidenc
         found = compare(task, (baseline, "this run"), [table, own], samples, confidence, seed)
     except UserError as error:
         return {"name": baseline, "note": str(error)}
-    low, high = intervals.interval(_counts(table), samples, confidence, seed)
+    low, high = intervals.interval(_counts(table), confidence)
     return {"name": baseline, "baseline_low": low, "baseline_high": high} | found
 
 

@@ -31,8 +31,7 @@ def patients(table: pd.DataFrame) -> int:
 def by_run(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of each run; one table of all rows if there are no columns `division` and `seed`."""
     keys = [column for column in ("division", "seed") if column in table]
-    parts = [part for _, part in table.groupby(keys)] if keys else [table]
-    return [part.reset_index(drop=True) for part in parts]
+    return [part.reset_index(drop=True) for _, part in table.groupby(keys)] if keys else [table.reset_index(drop=True)]
 
 
 def first_division(table: pd.DataFrame) -> pd.DataFrame:
@@ -142,9 +141,7 @@ def published_protocol(epochs: pd.DataFrame) -> float:
     return float(best["held_out_correct"].sum() / best["held_out_frames"].sum())
 
 
-def summary(
-    frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str], samples: int, confidence: float, seed: int
-) -> dict[str, float]:
+def summary(frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, float]:
     """All numbers of one task, under their names in reports/scores.json.
 
     With several runs each number is the mean, and <number>_seed_sd the standard deviation over them.
@@ -152,24 +149,27 @@ def summary(
     Args:
         frames: the prediction table, a row per run and held-out frame.
         epochs: as `published_protocol` takes it, of every run.
-        samples, confidence, seed: of the bootstrap interval of the clips' balanced accuracy.
+        confidence: of the interval of the clips' balanced accuracy.
     """
-    clips = clip_level(frames)
     parts = zip(by_run(frames), by_run(epochs), strict=True)
     each = pd.DataFrame([_one_run(*part, classes) for part in parts])
+    return _summary(each, clip_level(frames), classes, confidence)
+
+
+def clip_summary(clips: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, float]:
+    """The numbers of `summary` that need only the clip-level predictions, without those over folds."""
+    each = pd.DataFrame([scores(part, classes) for part in by_run(clips)])
+    return _summary(each, clips, classes, confidence)
+
+
+def _summary(each: pd.DataFrame, clips: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, float]:
+    """Means, spreads and the interval of the balanced accuracy, from the scores of each run."""
     means = each.mean().to_dict()
-    spread = each.drop(columns="fold_sd").std().add_suffix("_seed_sd").to_dict() if len(each) > 1 else {}
-    low, high = intervals.interval(outcome_counts(clips, classes), samples, confidence, seed)
-    return {
-        "balanced_accuracy": means.pop("balanced_accuracy"),
-        "balanced_accuracy_low": low,
-        "balanced_accuracy_high": high,
-        **means,
-        **spread,
-        "clips": clips["clip"].nunique(),
-        "patients": patients(clips),
-        "groups": groups(clips).nunique(),
-    }
+    spread = each.drop(columns="fold_sd", errors="ignore").std().add_suffix("_seed_sd").to_dict() if len(each) > 1 else {}
+    low, high = intervals.interval(outcome_counts(clips, classes), confidence)
+    interval = {"balanced_accuracy_low": low, "balanced_accuracy_high": high}
+    counts = {"clips": clips["clip"].nunique(), "patients": patients(clips), "groups": groups(clips).nunique()}
+    return {"balanced_accuracy": means.pop("balanced_accuracy")} | interval | means | spread | counts
 
 
 def _one_run(frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str]) -> dict[str, float]:

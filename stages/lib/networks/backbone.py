@@ -94,12 +94,21 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 class Classifier(nn.Module):
-    """A backbone and one linear layer: grey frames [B, 1, H, W] → logits [B, classes]."""
+    """A backbone and a classifier head: grey frames [B, 1, H, W] → logits [B, classes].
 
-    def __init__(self, backbone: Backbone, classes: int):
+    Args:
+        hidden_width: of a hidden layer with ReLU and dropout before the last one; None: one linear layer.
+        dropout: probability with which a hidden unit is set to 0 in training.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, hidden_width: int | None = None, dropout: float = 0.0):
         super().__init__()
         self.backbone = backbone
-        self.linear = nn.Linear(backbone.feature_width, classes)
+        width = backbone.feature_width if hidden_width is None else hidden_width
+        self.linear = nn.Linear(width, classes)
+        if hidden_width is not None:
+            hidden = nn.Linear(backbone.feature_width, hidden_width)
+            self.linear = nn.Sequential(hidden, nn.ReLU(inplace=True), nn.Dropout(dropout), self.linear)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         return self.linear(self.backbone(frames))

@@ -1,0 +1,72 @@
+"""crops.csv: the crops that the user gives, where the fan was found wrongly.
+
+    clip                     id as in clips.csv, or a pattern with * for many, such as the clips of one scanner
+    left, top, width, height the box in px; or
+    mask                     a png of the pictures' size in the folder crops/, white where the fan is
+
+A clip takes the first row that fits it.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from stages.lib.params import UserError, require
+
+BOX = ["left", "top", "width", "height"]
+
+
+class Given(NamedTuple):
+    """box: left, top, width, height in px, or None; mask: its file, or None. One of both."""
+
+    box: tuple[int, int, int, int] | None
+    mask: Path | None
+
+
+def read(folder: Path, clips: Sequence[str]) -> dict[str, Given]:
+    """The crops that <folder>/crops.csv gives, by clip; none where there is no such file.
+
+    Args:
+        folder: the source's.
+        clips: the ids of its clips.
+
+    Raises:
+        UserError: the file is no table with the columns, or a row is wrong: which one, and why.
+    """
+    path = folder / "crops.csv"
+    if not path.exists():
+        return {}
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a csv in UTF-8 ({error})") from None
+    table.columns = table.columns.str.strip()
+    unknown = set(table.columns) - {"clip", "mask", *BOX}
+    complete = "clip" in table and ("mask" in table or set(BOX) <= set(table.columns))
+    require(complete and not unknown, f"{path} must have the column clip and left, top, width, height or mask; it has "
+            f"{', '.join(table.columns)}")
+    found = {}
+    for line, row in enumerate(table.reindex(columns=["clip", "mask", *BOX], fill_value="").to_dict("records"), 2):
+        row = {name: value.strip() for name, value in row.items()}
+        given = _given(row, folder, f"{path}, line {line}")
+        fitting = [clip for clip in clips if clip == row["clip"] or fnmatchcase(clip, row["clip"])]
+        require(bool(fitting), f"{path}, line {line}: no clip is named {row['clip']!r}; take an id from clips.csv, or a "
+                "pattern with *")
+        found = dict.fromkeys(fitting, given) | found
+    return found
+
+
+def _given(row: dict[str, str], folder: Path, place: str) -> Given:
+    """A row's box or mask."""
+    if row["mask"]:
+        require(not any(row[name] for name in BOX), f"{place}: give a box or a mask, not both")
+        require((folder / row["mask"]).is_file(), f"{place}: {folder / row['mask']} is missing")
+        return Given(None, folder / row["mask"])
+    wrong = next((name for name in BOX if not row[name].isascii() or not row[name].isdecimal()), None)
+    require(not wrong, f"{place}: {wrong} is {row.get(wrong)!r}; it must be a whole number of px, 0 or more")
+    left, top, width, height = (int(row[name]) for name in BOX)
+    require(min(width, height) >= 8, f"{place}: the box is {width} × {height} px; each side must be 8 px or more")
+    return Given((left, top, width, height), None)
