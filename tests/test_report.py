@@ -24,7 +24,7 @@ from stages.tools import compare
 CLASSES = {"pocus": ["covid", "pneumonia", "regular"], "gallbladder": ["normal", "malignant"]}
 NASTY = "Cov_<script>alert(1)</script> & é.mp4"
 FINETUNE = {"tasks": list(CLASSES), "folds": 5, "init": "pretrained", "select": "last_epoch", "inner_fraction": 0.2,
-            "label_fraction": 1.0, "seeds": [0], "trainable": "all", "views": {"mean": 0.5, "std": 0.25}}
+            "label_fraction": 1.0, "seeds": [0], "fold_seeds": [0], "trainable": "all", "views": {"mean": 0.5, "std": 0.25}}
 AUDIT = "source outcome reason clip copy_of distance clips frames patients labels".split()
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
 
@@ -103,15 +103,15 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator, seeds: t
     folds.astype({"fold": "Int64"}).to_csv(f"data/folds/{task}.csv", index=False)
     write_frame_store(Path("data/frames", task), [{"clip": clip, "frames_kept": 3} for clip in folds["clip"]], 16)
     frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
-    by_seed = [chances(frames, classes, rng).assign(seed=seed) for seed in seeds]
+    by_seed = [chances(frames, classes, rng).assign(division=0, seed=seed) for seed in seeds]
     pd.concat(by_seed).to_csv(f"reports/predictions/{task}.csv", index=False)
     for kind, names in (("probe", ("linear", "knn")), ("floor", NAMES)):
         Path(f"reports/{kind}s").mkdir(exist_ok=True)
         tables = [chances(clips, classes, rng).assign(division=0, **{kind: name}) for name in names]
         pd.concat(tables).to_csv(f"reports/{kind}s/{task}.csv", index=False)
-    epochs = [(seed, fold, epoch, 1.0, 9 + (fold * epoch + seed) % 4, 24)
+    epochs = [(0, seed, fold, epoch, 1.0, 9 + (fold * epoch + seed) % 4, 24)
               for seed in seeds for fold in range(5) for epoch in range(3)]
-    columns = ["seed", "fold", "epoch", "loss", "held_out_correct", "held_out_frames"]
+    columns = ["division", "seed", "fold", "epoch", "loss", "held_out_correct", "held_out_frames"]
     pd.DataFrame(epochs, columns=columns).to_csv(f"reports/finetune/{task}.csv", index=False)
 
 

@@ -59,7 +59,7 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
 def above_floors(
     table: pd.DataFrame, clips: pd.DataFrame, classes: list[str], samples: int, confidence: float, seed: int
 ) -> dict:
-    """The floors beside the score: what floors.summary returns; metrics, for reports/scores.json; rows, see scanner.py."""
+    """The floors beside the score: floors.summary, and metrics (for reports/scores.json) and rows (scanner.py)."""
     found = floors.summary(table, clips, classes, samples, confidence, seed)
     values = found["values"] | {"highest_floor": found["values"][found["highest"]], "above_floor": found["difference"],
                                 "above_floor_low": found["low"], "above_floor_high": found["high"]}
