@@ -70,8 +70,8 @@ def outside_tests(task: Task, confidence: float) -> list[dict]:
     """The outside tests of a task.
 
     Returns:
-        For each test: name, source, target, classes (those that the test has), metrics (under their names in reports/scores.json),
-        confusion (counts [actual, predicted] over clips), left_out (clips that were not tested, with the reason and the copy).
+        For each test: name, source, target, classes (those that the test has), metrics (as in reports/scores.json), confusion
+        (counts [actual, predicted] over clips), left_out (clips that were not tested, with the reason and the copy).
     """
     folder, found = f"reports/external/{task.name}", []
     predictions, table = read(f"{folder}/predictions.csv"), read(f"{folder}/clips.csv")
