@@ -109,6 +109,7 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator, seeds: t
         Path(f"reports/{kind}s").mkdir(exist_ok=True)
         tables = [chances(clips, classes, rng).assign(division=0, **{kind: name}) for name in names]
         pd.concat(tables).to_csv(f"reports/{kind}s/{task}.csv", index=False)
+    external.write(f"reports/external/{task}", {}, pd.DataFrame(columns=external.PREDICTIONS))
     epochs = [(0, seed, fold, epoch, 1.0, 9 + (fold * epoch + seed) % 4, 24)
               for seed in seeds for fold in range(5) for epoch in range(3)]
     columns = ["division", "seed", "fold", "epoch", "loss", "held_out_correct", "held_out_frames"]

@@ -81,7 +81,6 @@ def test_outside_tests_are_scored_by_seed_and_their_copies_are_counted(run):
     frames = clips.loc[clips.index.repeat(2), ["test", "clip", "patient", "label"]].assign(frame=[0, 1] * 20)
     frames = frames.assign(group=frames["patient"])
     seeds = [chances(frames, there, rng).assign(seed=seed, p_pneumonia=0.0) for seed in (0, 1)]
-    Path("reports/external/pocus").mkdir(parents=True)
     pd.concat(seeds).to_csv("reports/external/pocus/predictions.csv", index=False)
     more = clips[:2].assign(clip=["copy.mp4", "odd.mp4"], left_out=["looks like a clip of the task", "no class"],
                             copy_of=["pocus/a.mp4 (distance 0.02)", ""])
