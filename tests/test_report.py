@@ -15,7 +15,7 @@ from conftest import write_frame_store
 from sklearn import metrics
 
 from stages import report
-from stages.lib.evaluation import comparison, intervals, scores
+from stages.lib.evaluation import comparison, external, intervals, scores
 from stages.lib.evaluation.floors import NAMES
 from stages.lib.networks import checkpoint
 from stages.lib.params import UserError, checked, require
