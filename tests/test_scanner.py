@@ -68,7 +68,7 @@ def test_the_page_says_whether_the_score_is_above_the_floor_by_more_than_noise(r
     section, scores = made(finetune=FINETUNE | {"tasks": ["pocus"]})
     assert "The score is above the floor by more than noise." in section and "not above" not in section
     assert scores["pocus"]["above_floor"] == pytest.approx(2 / 3, abs=1e-4)
-    assert "+66.7 points" in section and "+66.7 to +66.7" in section
+    assert "(acquisition): +66.7 points" in section and "+66.7 to +66.7" in section
     assert "not above" not in Path("reports/report.html").read_text().partition("</header>")[0]
 
 
