@@ -16,7 +16,9 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-STAGES = {name: stage.get("do", stage) for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()}
+PIPELINES = ("data/dvc.yaml", "dvc.yaml")
+STAGES = {name: stage.get("do", stage) for path in PIPELINES
+          for name, stage in yaml.safe_load((ROOT / path).read_text())["stages"].items()}
 MODULES = sorted(ROOT.glob("stages/**/*.py"))
 
 
@@ -137,7 +139,7 @@ def test_no_number_is_written_as_yaml_reads_text():
 @pytest.mark.slow
 def test_the_whole_pipeline_on_tiny_phantoms(tmp_path):
     """`dvc repro` in a repository of its own; nothing to do the second time; another method trains and reports again."""
-    for name in ("stages", "params.yaml", "dvc.yaml", ".dvc/config", ".dvc/plots", ".gitignore"):
+    for name in ("stages", "params.yaml", *PIPELINES, ".dvc/config", ".dvc/plots", ".gitignore"):
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)

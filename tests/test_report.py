@@ -389,7 +389,7 @@ def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_not
         cells = re.findall("<td[^>]*>(.*?)</td>", row)
         signed = [float(text.replace("−", "-")) for text in [cells[2], *cells[3].split(" to ")]]
         assert [float(cells[0]), *signed] == pytest.approx([numbers[0], *numbers[2:]], abs=0.1)
-        own = intervals.interval(scores.outcome_counts(shifted[task], CLASSES[task]), 200, 0.95, 0)
+        own = intervals.interval(scores.outcome_counts(shifted[task], CLASSES[task]), 0.95)
         assert [float(text) for text in cells[1].split("–")] == pytest.approx([100 * value for value in own], abs=0.051)
         assert cells[4] == re.search("p = (.*)", said).group(1) and cells[5] in said
         assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section

@@ -4,8 +4,8 @@ NAMES = {  # floor → its name on the page, and what the classifier sees
     "floor_acquisition": ("acquisition", "image size, frame rate, crop box, geometry of the fan, number of frames"),
     "floor_outline": ("outline of the fan", "which parts of the picture are ever lit, on a grid of 16 × 16"),
     "floor_histogram": ("grey histogram", "how often each grey level occurs"),
-    "random_features": ("untrained network", "features of random weights, with the batch norm statistics of the training frames"),
-    "random_features_uncalibrated": ("untrained network, uncalibrated", "features of random weights, with the initial batch norm statistics"),
+    "random_features": ("untrained network", "features of random weights, batch norm calibrated on training frames"),
+    "random_features_uncalibrated": ("untrained network, uncalibrated", "features of random weights, batch norm not calibrated"),
 }
 
 
