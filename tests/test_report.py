@@ -228,7 +228,7 @@ def test_page_stands_alone_and_says_what_matters(run):
         assert sentence in text
     for numbers in list(json.loads(Path("reports/scores.json").read_text()).values())[:2]:
         for name, number in numbers.items():
-            share = f"{number:.3f}" if name == "auroc" else f"{100 * number:.1f}"
+            share = (f"{number:.3f}" if name == "auroc" else f"{100 * number:.1f}").replace("-", "−")
             assert (str(number) if isinstance(number, int) else share) in text, name
     assert "methods.simclr.optimizer.learning_rate" in text
 
