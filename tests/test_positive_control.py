@@ -1,4 +1,4 @@
-"""The positive control: its measure on features of known worth, that it goes on, and (slow) that training beats random weights."""
+"""The positive control: its measure on features of known worth, and that a second call goes on where the first one stopped."""
 
 import json
 
