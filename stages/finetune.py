@@ -33,15 +33,15 @@ from stages.lib.evaluation.frozen_probes import FrozenFeatures, Probes
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
 from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_csv, write_folds
 from stages.lib.networks import checkpoint, clip_features
-from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.normalisation import filled_in
-from stages.lib.params import Count, Seed, Seeds, from_params, run
+from stages.lib.params import Count, Seed, Seeds, checked, from_params, run
 from stages.lib.training.views import Views
 
 
 def main(
     seed: Seed, copy_distance: dict, tasks: dict, task: str, init: str, trainable: Trainable, frozen_statistics: Statistics,
-    select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
+    head: dict, select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
     label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
     epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: dict, views: dict, probes: dict, grad_cam: dict,
 ) -> None:  # fmt: skip
@@ -61,7 +61,8 @@ def main(
     clips = prepare("finetune", task, copy_distance, folds, fold_seeds)
     seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
     trainings = list_trainings(clips, seeds, label_fraction, inner)
-    recipe = Recipe(arch, init, trainable, task.classes, epochs, batch_size, optimizer, views, frozen_statistics)
+    recipe = Recipe(arch, init, trainable, task.classes, epochs, batch_size, optimizer, views, frozen_statistics,
+                    **checked(Classifier, head, "finetune.head", {"backbone", "classes"}))
     initial = recipe.network(trainings[0].stream)
     recipe.optimizer_and_schedule(initial, epochs)      # a wrong setting stops the run before a frame is read
     tests, frames = outside_frames(clips, copy_distance), load_frames(task, clips.used)

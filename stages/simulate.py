@@ -163,4 +163,4 @@ def catalogues(truth: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, stage="simulate")
+    run(main, stage="simulate", pipeline="data/dvc.yaml")

@@ -10,7 +10,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"python": "", "python3": "", "dvc": "-m dvc"}
-MADE = ("dvc.lock", "reports/metrics.json", "reports/pretrain.csv", "reports/plots")      # of the default run, by git tracked
+# What git tracks of the results of the default run.
+MADE = ("dvc.lock", "data/dvc.lock", "reports/metrics.json", "reports/pretrain.csv", "reports/plots")
 
 
 class Project:

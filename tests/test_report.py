@@ -15,7 +15,7 @@ from conftest import write_frame_store
 from sklearn import metrics
 
 from stages import report
-from stages.lib.evaluation import comparison, intervals, scores
+from stages.lib.evaluation import comparison, external, floors, intervals, scores
 from stages.lib.networks import checkpoint
 from stages.lib.params import UserError, checked, require
 from stages.tools import compare
@@ -62,7 +62,8 @@ def run(tmp_path, monkeypatch) -> Path:
 
 def write_run(tasks: dict[str, list[str]]) -> None:
     """What the stages before the report leave behind, made up, for these tasks and their classes."""
-    for folder in ("reports/pairs", "reports/predictions", "reports/finetune", "reports/probes", "data/folds", "models"):
+    for folder in ("reports/pairs", "reports/predictions", "reports/finetune", "reports/probes", "reports/floors", "data/folds",
+                   "models"):
         Path(folder).mkdir(parents=True)
     for task, classes in tasks.items():
         write_task(task, classes, np.random.default_rng(len(task)))
@@ -102,10 +103,13 @@ def write_task(task: str, classes: list[str], rng: np.random.Generator, seeds: t
     folds.astype({"fold": "Int64"}).to_csv(f"data/folds/{task}.csv", index=False)
     write_frame_store(Path("data/frames", task), [{"clip": clip, "frames_kept": 3} for clip in folds["clip"]], 16)
     frames = clips.loc[clips.index.repeat(3)].assign(frame=np.tile(range(3), 40))
-    by_seed = [chances(frames, classes, rng).assign(seed=seed) for seed in seeds]
+    by_seed = [chances(frames, classes, rng).assign(division=0, seed=seed) for seed in seeds]
     pd.concat(by_seed).to_csv(f"reports/predictions/{task}.csv", index=False)
-    probes = [chances(clips, classes, rng).assign(probe=probe) for probe in ("linear", "knn")]
+    probes = [chances(clips, classes, rng).assign(division=0, probe=probe) for probe in ("linear", "knn")]
     pd.concat(probes).to_csv(f"reports/probes/{task}.csv", index=False)
+    floor_rows = [chances(clips, classes, rng).assign(division=0, floor=floor) for floor in floors.NAMES]
+    pd.concat(floor_rows).to_csv(f"reports/floors/{task}.csv", index=False)
+    external.write(f"reports/external/{task}", {}, pd.DataFrame(columns=external.PREDICTIONS))
     epochs = [(seed, fold, epoch, 1.0, 9 + (fold * epoch + seed) % 4, 24)
               for seed in seeds for fold in range(5) for epoch in range(3)]
     columns = ["seed", "fold", "epoch", "loss", "held_out_correct", "held_out_frames"]
@@ -385,7 +389,7 @@ def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_not
         cells = re.findall("<td[^>]*>(.*?)</td>", row)
         signed = [float(text.replace("−", "-")) for text in [cells[2], *cells[3].split(" to ")]]
         assert [float(cells[0]), *signed] == pytest.approx([numbers[0], *numbers[2:]], abs=0.1)
-        own = intervals.interval(scores.outcome_counts(shifted[task], CLASSES[task]), 200, 0.95, 0)
+        own = intervals.interval(scores.outcome_counts(shifted[task], CLASSES[task]), 0.95)
         assert [float(text) for text in cells[1].split("–")] == pytest.approx([100 * value for value in own], abs=0.051)
         assert cells[4] == re.search("p = (.*)", said).group(1) and cells[5] in said
         assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section

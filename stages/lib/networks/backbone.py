@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from stages.lib.params import UserError, require
+from stages.lib.params import Count, Fraction, UserError, require
 from stages.lib.training import distributed
 
 
@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         dropout: probability with which a hidden unit is set to 0 in training.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, hidden_width: int | None = None, dropout: float = 0.0):
+    def __init__(self, backbone: Backbone, classes: int, hidden_width: Count | None = None, dropout: Fraction = 0.0):
         super().__init__()
         self.backbone = backbone
         width = backbone.feature_width if hidden_width is None else hidden_width
