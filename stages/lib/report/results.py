@@ -63,7 +63,8 @@ def above_floors(
     found = floors.summary(table, clips, classes, samples, confidence, seed)
     values = found["values"] | {"highest_floor": found["values"][found["highest"]], "above_floor": found["difference"],
                                 "above_floor_low": found["low"], "above_floor_high": found["high"]}
-    return found | {"metrics": defined(values), "rows": scanner.rows(found["values"])}
+    metrics = defined(values)
+    return found | {"metrics": metrics, "rows": scanner.rows({name: metrics[name] for name in found["values"]})}
 
 
 def outside_tests(task: Task, confidence: float) -> list[dict]:
