@@ -1,19 +1,21 @@
 """One evaluation task: folds by patient, train on all but one, predict the held-out patients; then train on all of them.
 
-reads   data/frames/<task>/              frame store of the source of the same name
+reads   data/frames/<source>/            frame store of the task's source, and of the sources of its outside tests
         models/pretrained.safetensors    the backbone's architecture and, for `init: pretrained`, its weights
-writes  data/folds/<task>.csv            clip, patient, label, fold (empty if left out), copy_of (clips of another patient or
-                                         label that are likely copies), left_out (the reason)
-        reports/predictions/<task>.csv   a row per seed and held-out frame: seed, clip, patient, group (patients who share a
-                                         copied clip are one group), fold, frame, label, p_<class> …
-        reports/probes/<task>.csv        a row per probe of the frozen features and held-out clip: probe, clip, patient, fold, …
+writes  data/folds/<task>.csv            clip, patient, label, fold (empty if left out; fold_<fold seed> of further divisions),
+                                         copy_of (likely copies of another patient or label), left_out (the reason)
+        reports/predictions/<task>.csv   a row per run and held-out frame: division (fold seed), seed, clip, patient, group
+                                         (patients who share a copied clip are one group), fold, frame, label, p_<class> …
+        reports/probes/<task>.csv        a row per probe of the frozen features, division and held-out clip: probe, division, …
+        reports/floors/<task>.csv        a row per floor (lib/evaluation/floors.py), division and held-out clip: floor, …
+        reports/external/<task>/         outside tests: predictions.csv, clips.csv (lib/evaluation/external.py)
         reports/features/<task>/         mean features of each clip before fine-tuning (stages/lib/networks/clip_features.py)
         reports/grad_cam/<task>/         Grad-CAM of some held-out frames by the networks that predicted them: maps.npy uint8
                                          [K, S, S]; maps.csv, a row each: seed, fold, clip, patient, frame, label,
                                          predicted (of the clip; the map is of this class), its probability in the frame
                                          and clip_probability, right
-        reports/finetune/<task>.csv      a row per seed, fold and epoch: seed, fold, epoch, loss, inner_loss (empty without an
-                                         inner part), held_out_correct, held_out_frames
+        reports/finetune/<task>.csv      a row per run, fold and epoch: division, seed, fold, epoch, loss, inner_loss (empty
+                                         without an inner part), held_out_correct, held_out_frames
         models/<task>.safetensors        the network trained on all patients, with its classifier, under torchvision's names
 """
 

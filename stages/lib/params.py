@@ -48,6 +48,7 @@ WORDS = {
     "less_than": "below {lt:g}", "less_than_equal": "{le:g} or less", "literal_error": "{expected}",
     "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
 }
+NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
 
 
 class UserError(Exception):
@@ -93,7 +94,9 @@ def show() -> dict:
     """All parameters of the workspace, for a tool that is no stage."""
     try:
         return dvc.api.params_show()
-    except (DvcException, SCMError) as error:
+    except SCMError:
+        raise UserError(NO_GIT) from None
+    except DvcException as error:
         raise UserError(f"params.yaml cannot be read ({error}); run this in the project's folder") from None
 
 
@@ -101,6 +104,8 @@ def _declared(stage: str, pipeline: str) -> dict:
     """The parameters that the pipeline's file declares for the stage."""
     try:
         return dvc.api.params_show(stages=f"{pipeline}:{stage}")
+    except SCMError:
+        raise UserError(NO_GIT) from None
     except StageNotFound:
         raise UserError(f"{pipeline} has no stage {stage}; `dvc stage list` shows all, params.yaml lists their items") from None
 
