@@ -301,7 +301,7 @@ def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
 
 def test_a_class_without_clips_is_said_to_be_undefined(run):
     tasks = parameters()["tasks"] | {"pocus": {"classes": [*CLASSES["pocus"], "viral"], "subsets": []}}
-    for name in ("predictions", "probes"):
+    for name in ("predictions", "probes", "floors"):
         edit(f"reports/{name}/pocus.csv", lambda table: table.assign(p_viral=0.0))
     report.main(**parameters(tasks=tasks))
     assert "auroc" not in json.loads(Path("reports/scores.json").read_text())["pocus"]
