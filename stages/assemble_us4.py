@@ -18,7 +18,7 @@ import pandas as pd
 from annotated_types import Gt, Lt
 
 from stages.lib.clips import copies, store
-from stages.lib.clips.tasks import groups, task_clips
+from stages.lib.clips.tasks import Task, groups, read_task
 from stages.lib.params import Seed, UserError, require, run
 
 # train, held_out: the clip is in the set. left_out: it is not; the reason says why. frames_dropped: some of its frames are not.
@@ -47,19 +47,20 @@ def main(
         classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
         extract_frames: {sources}: those that have been extracted.
         finetune, segment: {tasks}: those whose clips must not enter.
-        tasks: classes and subsets of each task.
+        tasks: the block of each task; the clips of their outside tests must not enter either.
     """
     require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
     twice = next((name for name in sources if sources.count(name) > 1), None)
     require(not twice, f"params.yaml: assemble_us4.sources names {twice} twice; name each source once")
-    evaluations = list(dict.fromkeys(finetune["tasks"] + segment["tasks"]))
-    wanted = [*sources, *evaluations]
+    named = [read_task(name, tasks) for name in dict.fromkeys(finetune["tasks"] + segment["tasks"])]
+    evaluations = [task for each in named for task in (each, *each.external)]
+    wanted = dict.fromkeys([*sources, *(task.source for task in evaluations)])
     absent = [name for name in wanted if name not in extract_frames["sources"]]
     require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4, finetune or segment "
             "asks for it")
     same = copies.limits(copy_distance)
 
-    evaluated = evaluation_clips(evaluations, tasks)
+    evaluated = evaluation_clips(evaluations)
     clips = pd.concat([read_source(source, classes, evaluated, same) for source in sources], ignore_index=True)
     if not (clips["left_out"] == "").any():
         reasons = "; ".join(sorted(set(clips["left_out"])))
@@ -76,22 +77,22 @@ def main(
 
 
 class Evaluation(NamedTuple):
-    """The clips that tasks are evaluated on, a place each: task/clip, checksum of its files, hashes of its frames."""
+    """The clips that tasks are evaluated on: of each source/clip, the checksum of its files, the hashes of its frames."""
 
     names: list[str]
     checksums: list[str]
     bits: list[np.ndarray]
 
 
-def evaluation_clips(tasks_evaluated: list, tasks: dict) -> Evaluation:
-    """The clips that the tasks use."""
+def evaluation_clips(tasks: list[Task]) -> Evaluation:
+    """The clips that any of the tasks uses."""
     found = Evaluation([], [], [])
-    for task in tasks_evaluated:
-        clips = task_clips(task, tasks)
-        used = clips[clips["left_out"] == ""]
-        found.names.extend(f"{task}/" + used["clip"])
+    for source in dict.fromkeys(task.source for task in tasks):
+        clips = pd.concat([task.clips() for task in tasks if task.source == source])
+        used = clips[clips["left_out"] == ""].drop_duplicates("clip")
+        found.names.extend(f"{source}/" + used["clip"])
         found.checksums.extend(used["checksum"])
-        found.bits.extend(copies.store_hashes(Path("data/frames", task), used["clip"]))
+        found.bits.extend(copies.store_hashes(Path("data/frames", source), used["clip"]))
     return found
 
 

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from recordings import write_av
 
 from stages import extract_frames
 from stages.lib.clips import sampling, store, workers
-from stages.lib.params import UserError
+from stages.lib.params import UserError, from_params
 
-PARAMS = {"frame_rate_hz": 5.0, "max_frames_per_clip": 10, "assumed_frame_rate_hz": 20.0, "size_px": 32}
+PARAMS = {"frame_rate_hz": 5.0, "max_frames_per_clip": 10, "assumed_frame_rate_hz": 20.0, "size_px": 32, "geometry": "fan"}
 CODECS = {".avi": "MJPG", ".mkv": "MJPG", ".webm": "VP80", ".mov": "mp4v", ".mp4": "mp4v", ".mpeg": "mp4v"}
 
 
@@ -146,11 +147,22 @@ def test_uneven_gif_goes_by_its_time_stamps(raw):
     assert line(data, "a.gif").fps == pytest.approx(5 / 1.1, abs=0.01)
 
 
-def test_nonsense_frame_rate_becomes_the_assumed_one(raw):
-    write_video(raw / "a.avi", film(40), fps=1000.0)
+def test_nonsense_frame_rate_becomes_the_assumed_one_and_is_noted(raw):
+    write_av(raw / "a.mov", film(40), fps=9000, codec="mjpeg", pix_fmt="yuvj420p")
     data = extract(raw)
-    assert line(data, "a.avi").fps == 20
+    assert line(data, "a.mov").fps == 20
+    assert line(data, "a.mov").notes == "its time stamps give 9000 frames a second, which is not believed: 20 taken"
     assert list(data.frame_table["frame"]) == list(range(0, 40, 4))
+
+
+@pytest.mark.parametrize(("fps", "rate_hz"), [(1000.0, 100.0), (0.5, 0.5)])
+def test_a_very_fast_or_slow_clip_has_its_own_times(raw, fps, rate_hz):
+    write_av(raw / "a.avi", film(40), fps=fps)
+    data = extract(raw, frame_rate_hz=rate_hz, max_frames_per_clip=40)
+    step = max(1, int(fps / rate_hz))
+    assert (line(data, "a.avi").fps, line(data, "a.avi").notes) == (fps, "")
+    assert np.allclose(data.frame_table["frame"][: 40 // step], np.arange(0, 40, step), atol=1)  # 1 ms, see sampling.py
+    assert np.allclose(data.frame_table["time_s"], data.frame_table["frame"] / fps)
 
 
 def test_frame_rate_of_the_catalogue_overrules_the_video(raw):
@@ -185,7 +197,8 @@ def test_images_of_differing_size_and_damaged_ones(raw):
     (raw / "clip" / "8.png").write_bytes(b"no image")
     (raw / "clip" / "9.png").touch()
     clip = line(extract(raw), "clip")
-    assert (clip.frames_read, clip.frames_kept, clip.frames_damaged) == (9, 7, 2)
+    assert (clip.frames_read, clip.frames_kept, clip.frames_damaged) == (9, 6, 2)
+    assert clip.notes == "not of the size 64 × 48 and left out: 7.png (40 × 30)"
 
 
 # What bad input gets
@@ -237,7 +250,7 @@ def text_as_image(raw):
         (empty_file, "empty (0 bytes)"),
         (all_black, "all frames are black"),
         (missing, "the file is missing"),
-        (dicom, "neither a video nor an image file that can be read (.dcm)"),
+        (dicom, "no frame can be decoded"),
         (no_image_inside, "the folder holds no image"),
     ],
 )
@@ -320,11 +333,11 @@ def test_no_clip_left(raw):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"frame_rate_hz": 0.0}, {"max_frames_per_clip": 0}, {"size_px": 4}, {"assumed_frame_rate_hz": 1000.0}],
+    [{"frame_rate_hz": 0.0}, {"max_frames_per_clip": 0}, {"size_px": 4}, {"assumed_frame_rate_hz": 1e4}],
 )
 def test_impossible_parameters(raw, changes):
     with pytest.raises(UserError, match=f"extract_frames.{next(iter(changes))} is"):
-        extract_frames.main(source="custom", collection="raw", **PARAMS | changes)
+        from_params(extract_frames.main, PARAMS | changes, "extract_frames", source="custom", collection="raw")
 
 
 def test_unknown_source_and_worker_count(raw, monkeypatch):

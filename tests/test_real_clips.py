@@ -10,6 +10,7 @@ import pytest
 
 from stages import extract_frames
 from stages.lib.clips import copies, store, workers
+from stages.lib.clips.extraction import Recipe
 from stages.lib.clips.hashes import hashes
 from stages.sources import breast, gallbladder_ba
 
@@ -46,7 +47,7 @@ def extracted(tmp_path_factory):
     for source in CLIPS:
         Path("data/raw", source).symlink_to(REAL / source)
         extract_frames.main(source=source, collection="raw", frame_rate_hz=3.0, max_frames_per_clip=30,
-                            assumed_frame_rate_hz=25.0, size_px=64)
+                            assumed_frame_rate_hz=25.0, size_px=64, geometry="fan")
         stores[source] = store.read(Path("data/frames", source))
     yield stores
     os.chdir(here)
@@ -116,7 +117,7 @@ def test_the_leak_guard_finds_changed_copies_of_pocus_clips(extracted, tmp_path,
     bits = copies.store_hashes("data/frames/pocus", clips["clip"])
     for clip in clips.iloc[::22].itertuples():
         rewritten(clip, tmp_path / "copy.mp4", change)
-        extract_frames.extract(tmp_path / "copy.mp4", math.nan, tmp_path / "copy", [], 3.0, 30, 25.0, 64)
+        extract_frames.extract(tmp_path / "copy.mp4", math.nan, tmp_path / "copy", [], None, Recipe(3.0, 30, 25.0, 64))
         apart, near = copies.compare([hashes(np.load(tmp_path / "copy.frames.npy"))], bits, LIMIT)
         assert near[0, clip.Index] and apart[0].argmin() == clip.Index, (clip.clip, apart[0, clip.Index])
 

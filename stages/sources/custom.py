@@ -3,19 +3,20 @@
     clips.csv       columns path, patient, label; optional clip (id), subset, fps (of a folder of images, or to overrule a
                     video's own), masks (files of an image's lesions, ';' between them), fold or split (a division of the
                     patients), left_out (a reason), and any other column that a task takes its classes from
-    <path>          a video file, a folder of images, or an image; from the folder of clips.csv
+    <path>          a file of any kind that docs/clips.md lists, or a folder of images; from the folder of clips.csv
 
-A patient or label may be empty: the clip is then a patient of its own, or unlabelled.
+A patient or label may be empty: the clip is then a patient of its own (a DICOM file: the patient that it names, as a hash), or
+unlabelled.
 """
 
-import math
 import os
 from pathlib import Path
 
 import pandas as pd
 
 from stages.lib.clips import catalogue, lists
-from stages.lib.params import UserError, require
+from stages.lib.clips.readers import dicom_patient
+from stages.lib.params import require
 
 TITLE = "Custom: clips of your own"
 LICENCE = "not stated; ask whoever made them"
@@ -23,7 +24,6 @@ CITATION = "not stated; ask whoever made them"
 LINK = ""
 LAYOUT = "clips.csv (columns path, patient, label) and the clips that it names"
 OPTIONAL = ("clip", "subset", "fps", "masks", "fold", "split", "left_out")
-FRAMES_PER_SECOND = (0.1, 10_000)       # what is outside cannot be meant
 
 
 def clips(folder: Path) -> pd.DataFrame:
@@ -47,10 +47,12 @@ def clips(folder: Path) -> pd.DataFrame:
 def _row(folder: Path, line: dict[str, str], place: str) -> dict:
     """The line of the table for a line of clips.csv, which is at `place`."""
     file = _file(folder, line.pop("path"), place)
-    fps = _frame_rate(line.pop("fps", ""), place)
+    fps = lists.frame_rate(line.pop("fps", ""), place)
     line = {name: " ".join(value.split()) for name, value in line.items()}           # no line break in an id or a label
     own = {name: line.pop(name, "") for name in ("clip", "patient", "label", "subset", "left_out")}
     own["clip"] = own["clip"] or file.as_posix()
+    if not own["patient"] and dicom_patient.is_dicom(folder / file):
+        own["patient"], _ = dicom_patient.identity(folder / file, dicom_patient.salt(folder))
     if "masks" in line:
         line["masks"] = ";".join(str(folder / name) for name in line["masks"].split(";") if name)
     return catalogue.row(folder, folder / file, fps=fps, **own) | line
@@ -62,14 +64,3 @@ def _file(folder: Path, name: str, place: str) -> Path:
     choices = [name, name.strip(), name.strip().replace("\\", "/")]
     found = next((choice for choice in choices if os.path.exists(folder / choice)), name.strip())
     return Path(found)
-
-
-def _frame_rate(text: str, place: str) -> float:
-    """The number, with a decimal point or comma; NaN if there is none."""
-    low, high = FRAMES_PER_SECOND
-    try:
-        rate = float(text.replace(",", ".")) if text.strip() else math.nan
-    except ValueError:
-        raise UserError(f"{place}: fps is {text!r}; it must be a number, or empty") from None
-    require(not text.strip() or low <= rate <= high, f"{place}: fps is {text!r}; it must be {low:g} to {high:g}, or empty")
-    return rate

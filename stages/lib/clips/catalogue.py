@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages.lib.clips.readers.several import holds_several
 from stages.lib.params import UserError, require
 
 COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "left_out"]
-VIDEOS = set(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-IMAGES = set(".bmp .jpeg .jpg .pgm .png .tif .tiff .webp".split())
+IMAGES = set(".apng .bmp .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split())
 UNKNOWN = {"nan", "none", "null", "n/a", "unknown"}      # patients: what programs write for an empty field
 NOTES = set(".csv .db .dvc .html .ini .json .md .pdf .txt .xlsx .xml .yaml".split())
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file name ends like a still image's, in small or capital letters."""
-    return path.suffix.lower() in IMAGES
+    """Whether the file name ends like a still image's, in small or capital letters, and the file holds no more than one."""
+    return path.suffix.lower() in IMAGES and not holds_several(path)
 
 
 def natural(path: Path) -> tuple:
@@ -36,12 +36,14 @@ def recordings(folder: Path) -> list[Path]:
     """Everything at or below `folder` that is meant as a clip.
 
     Returns:
-        Video files; folders that hold images, `folder` itself included; and files of any other kind but notes, tables
-        and licences: those are no clips, but the user must hear of them.
+        Files that hold a clip; folders that hold images, `folder` itself included; and files of any other kind but notes,
+        tables and licences, as well as links back to a folder above: those are no clips, but the user must hear of them.
     """
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = [Path(place, name) for name in folders if not name.startswith(".")]
+        folders[:] = [path.name for path in below if not _leads_back(path)]
+        found += [path for path in below if path.name not in folders]
         files = [Path(place, name) for name in names if not name.startswith(".")]
         found += [Path(place)] if any(map(is_image, files)) else []
         found += [path for path in files if not is_image(path) and not _is_note(path)]
@@ -102,9 +104,8 @@ def row(
     """A line of the table; `clip`, the id, is the path below `folder` if not given."""
     if not left_out and not os.path.exists(path):
         left_out = "the file is missing, or its folder may not be read"
-    if not left_out and path.is_file() and path.suffix.lower() not in VIDEOS | IMAGES:
-        kind = path.suffix or "no suffix"
-        left_out = f"neither a video nor an image file that can be read ({kind}): convert it to mp4 or png"
+    if not left_out and _leads_back(path):
+        left_out = "a link back to a folder above it"
     clip = clip or path.relative_to(folder).as_posix()
     return dict(zip(COLUMNS, (clip, path.as_posix(), patient, label, subset, fps, left_out), strict=True))
 
@@ -161,6 +162,11 @@ def _listed_again(clips: pd.DataFrame) -> pd.Series:
         several = values.transform("nunique") > 1
         reasons = reasons.mask(several, f"one file with {column} " + named + ": which is right is unknown")
     return reasons
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether a path is a link to one of the folders that it lies in."""
+    return path.is_symlink() and os.path.realpath(path) in {os.path.realpath(parent) for parent in path.absolute().parents}
 
 
 def _is_note(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 from stages.lib.params import UserError, require
 
 DELIMITERS = ",;\t|"
+FRAMES_PER_SECOND = (0.1, 10_000)       # what is outside cannot be meant
 WIDE = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}       # by the first two bytes; Excel's "Unicode text"
 
 
@@ -51,6 +53,17 @@ def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd
     content = [fields[: len(names)] for _, fields in lines[1:]]
     table = pd.DataFrame(content, [number for number, _ in lines[1:]], names, dtype=str)
     return table.loc[:, [name != "" for name in names]]
+
+
+def frame_rate(text: str, place: str) -> float:
+    """The number, with a decimal point or comma; NaN if there is none."""
+    low, high = FRAMES_PER_SECOND
+    try:
+        rate = float(text.replace(",", ".")) if text.strip() else math.nan
+    except ValueError:
+        raise UserError(f"{place}: fps is {text!r}; it must be a number, or empty") from None
+    require(not text.strip() or low <= rate <= high, f"{place}: fps is {text!r}; it must be {low:g} to {high:g}, or empty")
+    return rate
 
 
 def _text(path: Path) -> str:

@@ -24,9 +24,10 @@ import pandas as pd
 from stages.lib.params import UserError
 
 TEXT = ("clip path patient group label subset masks source checksum left_out split pooled_class outcome reason names copy_of "
-        "predicted crop crop_uncertain severity a_lines b_lines pcr")
+        "predicted crop crop_uncertain severity a_lines b_lines pcr grey burned_in notes")
 FAN = ["fan_apex_x", "fan_apex_y", "fan_half_angle", "fan_near", "fan_far"]    # columns of clips.csv: see fan.py
-NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity", *FAN]  # columns where an empty field is NaN
+# columns where an empty field is NaN
+NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity", "mm_per_px", *FAN]
 
 
 class Store(NamedTuple):

@@ -1,0 +1,60 @@
+"""Who is on a DICOM file, as a salted hash: the one thing about a person that leaves its header."""
+
+import hashlib
+import os
+import secrets
+import warnings
+from pathlib import Path
+
+from pydicom import dcmread
+
+from stages.lib.clips.readers import dicom
+from stages.lib.params import UserError, require
+
+UNKNOWN = {"", "0", "anon", "anonymised", "anonymized", "anonymous", "n/a", "nan", "none", "null", "unknown"}
+OTHER_IMAGES = {"CR", "CT", "DX", "MG", "MR", "NM", "PT", "RF", "XA"}  # modalities that show no ultrasound
+LEAST_SALT = 16
+
+
+def salt(folder: Path) -> bytes:
+    """The secret that makes the hashes of a source's folder: SONOPAIR_SALT, or else <folder>_salt.txt, made at the first run.
+
+    Raises:
+        UserError: SONOPAIR_SALT is too short, or the file cannot be read or written.
+    """
+    given = os.environ.get("SONOPAIR_SALT", "")
+    require(not given or len(given) >= LEAST_SALT, f"SONOPAIR_SALT has {len(given)} characters; give {LEAST_SALT} or more")
+    if given:
+        return given.encode()
+    path = folder.with_name(f"{folder.name}_salt.txt")
+    try:
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read or written ({error.strerror}); set SONOPAIR_SALT to a secret text") from None
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a DICOM file, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return dicom.is_dicom(file.read(132))
+
+
+def identity(path: Path, secret: bytes) -> tuple[str, bool]:
+    """The hash of PatientID (and its issuer), '' where it is empty or says unknown; whether the file can be ultrasound."""
+    tags = ["PatientID", "IssuerOfPatientID", "Modality"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote the header
+            header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+            name, issuer, modality = (" ".join(str(header.get(tag) or "").split()) for tag in tags)
+    except Exception:  # a damaged header: the reader says so
+        return "", True
+    if name.casefold() in UNKNOWN:
+        return "", modality not in OTHER_IMAGES
+    digest = hashlib.blake2b(f"{issuer}\0{name}".encode(), key=secret[:64], digest_size=8)
+    return digest.hexdigest(), modality not in OTHER_IMAGES

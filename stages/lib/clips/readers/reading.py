@@ -1,0 +1,130 @@
+"""A clip from its file to frames in memory: which frames, at which times, all of one size, 8 bits, square pixels."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.lib.clips import sampling
+from stages.lib.clips.readers import kinds, pixels
+from stages.lib.clips.readers.recording import Frames, Recording
+
+PLAUSIBLE_HZ = (0.1, 5000)  # frame rates outside are slips of a file's header or time stamps
+LEAP_S = 60  # so is a time stamp this far from the one before it
+
+
+class Clip(NamedTuple):
+    """images: T x uint8 [H, W], all of one size on square pixels; numbers and times_s of each in the recording; `facts` for
+    clips.csv; region: left, top, width, height of the tissue, where the file states it."""
+
+    images: list[np.ndarray]
+    numbers: list[int]
+    times_s: list[float]
+    facts: dict
+    region: tuple[int, int, int, int] | None
+
+
+def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -> Clip:
+    """Sample a clip, a file or a folder of images.
+
+    Args:
+        fps: frame rate that the source states, NaN if none.
+        rate_hz, most: how many frames a second, and in all, are wanted (stages/lib/clips/sampling.py).
+        assumed_hz: frame rate of a video that states none that can be believed.
+
+    Raises:
+        Unreadable: with the reason for the user.
+    """
+    recording = kinds.open_clip(path)
+    notes = []
+    sample, used_fps = _sampled(recording, fps, rate_hz, most, assumed_hz, notes)
+    frames = _of_one_size(sample.frames, recording.names, notes)
+    images, rule = pixels.to_8_bits([frame.image for frame in frames], recording.bits)
+    facts = {"frames_read": sample.read, "frames_damaged": recording.damaged, "fps": round(used_fps, 3)}
+    facts |= {"burned_in": "yes" if recording.burned_in else "", "grey": rule, "notes": "; ".join(recording.notes + notes)}
+    region = recording.region
+    if images:
+        height, width = images[0].shape
+        down, right = height / recording.shape[0], width / recording.shape[1]
+        facts |= {"height": height, "width": width, "mm_per_px": round(recording.mm_per_px / down, 6)}
+        region = region and tuple(round(side * scale) for side, scale in zip(region, (right, down) * 2, strict=True))
+    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region)
+
+
+def plausible(fps: float) -> bool:
+    """Whether a recording can have so many frames a second."""
+    return PLAUSIBLE_HZ[0] <= fps <= PLAUSIBLE_HZ[1]
+
+
+def _sampled(
+    recording: Recording, fps: float, rate_hz: float, most: int, assumed_hz: float, notes: list[str]
+) -> tuple[sampling.Sample, float]:
+    """The frames due, and the frame rate of the recording.
+
+    The source's own frame rate (`fps`) goes before time stamps, these before the rate that the file states, and this before
+    `assumed_hz`; what the file says has to be plausible. The header's frame count is never asked. Frames of a clip
+    without any rate (images) have no times.
+    """
+    overruled, believed = not math.isnan(fps), plausible(recording.fps)
+    stated = fps if overruled else recording.fps if believed else assumed_hz if recording.timed else math.nan
+    every_s = sampling.interval(stated, rate_hz)
+    sample = sampling.sample(_steady(recording, stated, stamped=not overruled), every_s, most)
+    whole = sample.span_s > 0 and not (recording.damaged and believed)  # of a damaged clip frames are missing
+    measured = (sample.read - 1) / sample.span_s if whole else stated
+    if overruled or math.isnan(stated):
+        return sample, measured
+    if not plausible(measured):
+        notes.append(f"its time stamps give {measured:.6g} frames a second, which is not believed: {stated:g} taken")
+        return sampling.sample(_steady(recording, stated, stamped=False), every_s, most), stated
+    if not believed and recording.untimed:
+        said = "no frame rate" if math.isnan(recording.fps) else f"{recording.fps:.6g} frames a second, which is not believed"
+        notes.append(f"its file states {said}: {stated:g} taken")
+    return sample, measured
+
+
+def _steady(recording: Recording, fps: float, stamped: bool) -> Frames:
+    """Times from 0 on and decoders of each frame; where a time stamp is missing or impossible, a frame's length is added."""
+    recording.damaged, recording.untimed, time, start = 0, 0, -1 / fps, None
+    for stamp, decode in recording.frames():
+        start = stamp if start is None else start
+        since = stamp - start
+        believed = 0 < since - time < LEAP_S
+        recording.untimed += not believed
+        time = since if stamped and believed else time + 1 / fps
+        yield time, partial(_decoded, decode, recording)
+
+
+def _decoded(decode: Callable[[], np.ndarray | None], recording: Recording) -> np.ndarray | None:
+    """The frame on square pixels, or None if it is damaged."""
+    try:
+        image = decode()
+    except MemoryError:
+        raise
+    except Exception:  # whatever a decoder raises on damaged bytes
+        image = None
+    if image is None or not image.size:
+        recording.damaged += 1
+        return None
+    recording.shape = recording.shape or image.shape
+    return pixels.fitted(image, recording.aspect)
+
+
+def _of_one_size(frames: list[sampling.Frame], names: list[str], notes: list[str]) -> list[sampling.Frame]:
+    """The frames of the commonest size; the others are named in `notes` (where no size is common, they are scaled to it)."""
+    sizes = Counter(frame.image.shape for frame in frames)
+    if len(sizes) < 2:
+        return frames
+    (height, width), count = sizes.most_common(1)[0]
+    odd = [frame for frame in frames if frame.image.shape != (height, width)]
+    named = [f"{names[frame.number] if names else f'frame {frame.number}'} ({frame.image.shape[1]} × {frame.image.shape[0]})"
+             for frame in odd]
+    listed = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    if 2 * count > len(frames):
+        notes.append(f"not of the size {width} × {height} and left out: {listed}")
+        return [frame for frame in frames if frame.image.shape == (height, width)]
+    notes.append(f"pictures of {len(sizes)} sizes, scaled to {width} × {height}: {listed}")
+    return [frame._replace(image=pixels.scaled(frame.image, height, width)) for frame in frames]

@@ -1,0 +1,33 @@
+"""Whether an image file holds several pictures, told by a look at its first bytes: such a file is a clip of its own."""
+
+import struct
+from pathlib import Path
+
+PNG, RIFF = b"\x89PNG\r\n\x1a\n", b"RIFF"
+PLAIN, BIG = 42, 43  # versions of TIFF
+ANIMATED = 2  # flag of WebP's VP8X chunk
+
+
+def holds_several(path: Path) -> bool:
+    """True for animated PNG and WebP, and for TIFF of more than one page; False where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+            if start.startswith(PNG):
+                return b"acTL" in start.partition(b"IDAT")[0]
+            if start.startswith(RIFF):
+                return start[8:16] == b"WEBPVP8X" and bool(start[20] & ANIMATED)
+            order = {b"II": "<", b"MM": ">"}.get(start[:2])
+            if not order:
+                return False
+            (version,) = struct.unpack(f"{order}H", start[2:4])
+            count, offset, entry_bytes, place = ("Q", "Q", 20, 8) if version == BIG else ("H", "L", 12, 4)
+            count, offset = struct.Struct(order + count), struct.Struct(order + offset)
+            (directory,) = offset.unpack_from(start, place)
+            file.seek(directory)
+            (entries,) = count.unpack(file.read(count.size))
+            file.seek(directory + count.size + entries * entry_bytes)
+            (following,) = offset.unpack(file.read(offset.size))
+            return version in (PLAIN, BIG) and following > 0
+    except (OSError, struct.error, IndexError, OverflowError, ValueError):
+        return False

@@ -1,0 +1,155 @@
+"""Video files of every container and codec that ffmpeg knows, through PyAV.
+
+Frames come as ffmpeg decodes them: an interlaced frame is both of its fields, woven. A transparent video lies over black. Time
+stamps, aspect ratio and rotation are those of the file.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+from stages.lib.clips.readers import pixels
+from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
+
+av.logging.set_level(None)  # its errors reach us as exceptions
+OPTIONS = {"protocol_whitelist": "file,crypto,data"}  # a clip must not fetch others over the network
+LISTS = {"concat", "dash", "hls", "imf", "sdp", "rtsp"}  # text files that name other files: no clips
+PACKED = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}  # place of the luma among the two bytes of a pixel
+BROKEN = (av.error.FFmpegError, ValueError, EOFError)
+FULL = 2  # of av's color_range: the values 0 to 255 are all in use
+
+
+def open_video(source: Path | BinaryIO) -> Recording:
+    """The largest video stream of a file.
+
+    Raises:
+        Unreadable: no video file, or none whose codec is known.
+    """
+    with _container(source) as container:
+        stream = _stream(container)
+        rates = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        aspect = float(stream.sample_aspect_ratio or 1)
+        notes = ["it holds several videos: the one ffmpeg prefers is read"] if len(_videos(container)) > 1 else []
+    if not 1 / pixels.ODD_ASPECT <= aspect <= pixels.ODD_ASPECT:
+        aspect, notes = 1.0, [*notes, f"its pixels are said to be {aspect:.4g} times as wide as high: not believed"]
+    clip = Recording(frames=None, fps=float(rates[0]) if rates else math.nan, timed=True, notes=notes)
+    clip.frames = partial(_frames, source, clip, aspect)
+    return clip
+
+
+@contextmanager
+def _container(source: Path | BinaryIO) -> Iterator[av.container.InputContainer]:
+    if not isinstance(source, Path):
+        source.seek(0)
+    try:
+        container = av.open(str(source) if isinstance(source, Path) else source, metadata_errors="ignore", options=OPTIONS)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise Unreadable("no frame can be decoded: damaged, cut off, or of no kind that is known") from error
+    with container:
+        yield container
+
+
+def _videos(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """The video streams, but for the cover picture of a recording."""
+    return [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
+
+
+def _stream(container: av.container.InputContainer) -> av.VideoStream:
+    if LISTS & set(container.format.name.split(",")):
+        raise Unreadable("a list of other files, not a clip: put the clips themselves there")
+    videos = _videos(container)
+    if not videos:
+        raise Unreadable("there is no video in it")
+    best = container.streams.best("video")
+    stream = best if best in videos else videos[0]
+    if stream.codec_context is None:
+        raise Unreadable("no frame can be decoded: its codec is unknown; convert it to mp4")
+    stream.codec_context.thread_count = 1  # the cores are shared out by clips
+    return stream
+
+
+def _frames(source: Path | BinaryIO, clip: Recording, aspect: float) -> Frames:
+    """Go through the file; what is damaged is counted, and the frames after it go on."""
+    with _container(source) as container:
+        stream = _stream(container)
+        decode = _Luminance(aspect)
+        for frame in _decoded(container, stream, clip):
+            counted = clip.damaged
+            yield _time(frame, stream), partial(decode, frame)
+            if frame.is_corrupt and clip.damaged == counted:  # nobody has looked at it
+                clip.damaged += 1
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream, clip: Recording) -> Iterator[av.VideoFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except BROKEN:
+            clip.damaged += 1  # the file ends in the middle of a frame
+            return
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except BROKEN:
+            clip.damaged += 1
+
+
+def _time(frame: av.VideoFrame, stream: av.VideoStream) -> float:
+    ticks = frame.pts if frame.pts is not None else frame.dts
+    return math.nan if ticks is None else float(ticks * (frame.time_base or stream.time_base))
+
+
+class _Luminance:
+    """Decoder of a clip's frames → uint8 [H, W] as they are to be shown; None for a frame that is damaged."""
+
+    def __init__(self, aspect: float) -> None:
+        self.aspect = aspect
+        self.reformatter = av.video.reformatter.VideoReformatter()  # keeps its tables from frame to frame
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray | None:
+        if frame.is_corrupt:
+            return None
+        square = pixels.fitted(self.luminance(frame), self.aspect)  # before it is turned: width and height change places
+        return np.array(np.rot90(square, round(frame.rotation / 90)))
+
+    def luminance(self, frame: av.VideoFrame) -> np.ndarray:
+        name, parts = frame.format.name, frame.format.components
+        if name in PACKED:
+            both = _plane(frame.planes[0], np.uint8, 2 * frame.width)
+            return pixels.full_range(np.ascontiguousarray(both[:, PACKED[name] :: 2]))
+        if frame.format.is_rgb or not (frame.format.is_planar or name.startswith("gray")):
+            shown = self.reformatter.reformat(frame, format="rgba" if parts[-1].is_alpha else "rgb24")
+            return pixels.grey(shown.to_ndarray())
+        bits = parts[0].bits
+        luma = _values(frame, 0, bits)
+        full = frame.color_range == FULL or name.startswith("yuvj") or (name.startswith("gray") and frame.color_range == 0)
+        luma = _eight(luma, bits) if full else pixels.full_range(luma, bits)
+        alpha = parts[-1]
+        return pixels.opaque(luma, _eight(_values(frame, alpha.plane, bits), bits)) if alpha.is_alpha else luma
+
+
+def _values(frame: av.VideoFrame, plane: int, bits: int) -> np.ndarray:
+    """The values of a plane as uint8, or uint16 for more than 8 bits."""
+    if bits <= 8:
+        return _plane(frame.planes[plane], np.uint8, frame.width)
+    order = ">u2" if frame.format.is_big_endian else "<u2"
+    values = _plane(frame.planes[plane], order, frame.width).astype(np.uint16)
+    return values >> (16 - bits) if frame.format.name.startswith("p") else values  # p010 and its kind: the upper bits
+
+
+def _plane(plane: av.video.plane.VideoPlane, kind: type | str, width: int) -> np.ndarray:
+    """A plane's rows without their padding."""
+    rows = np.frombuffer(plane, kind).reshape(plane.height, -1)
+    return rows[:, :width]
+
+
+def _eight(values: np.ndarray, bits: int) -> np.ndarray:
+    return values if bits <= 8 else (values >> (bits - 8)).astype(np.uint8)

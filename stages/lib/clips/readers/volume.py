@@ -1,0 +1,129 @@
+"""Volume files that hold a picture in two dimensions over time: MetaImage, NRRD, NIfTI; one frame in memory at a time."""
+
+import bz2
+import gzip
+import math
+import zlib
+from collections.abc import Callable
+from functools import partial
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from stages.lib.clips.readers import pixels, volume_header
+from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
+from stages.lib.clips.readers.volume_header import Volume
+
+BROKEN = (EOFError, OSError, ValueError, zlib.error)
+UNPACKED_BYTES, UNPACKED_TIMES = 1 << 30, 100  # a file that grows beyond both is made to fill the memory; clips shrink to 1/50
+
+
+def open_volume(path: Path, start: bytes) -> Recording:
+    """The frames of a volume, put upright.
+
+    Args:
+        start: first bytes of the file, unpacked.
+
+    Raises:
+        Unreadable: a damaged header, more than one dimension beside time, or not as long as it states.
+    """
+    try:
+        volume = volume_header.read_header(path, start)
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # damaged headers fail in many ways
+        raise Unreadable(f"its header is damaged or incomplete ({type(error).__name__})") from error
+    _require_believable(volume)
+    aspect, mm_per_px = volume.spacing_mm[0] / volume.spacing_mm[1], volume.spacing_mm[1]
+    if volume.orientation[0] in "FN":  # the first axis of the file runs along the depth
+        aspect, mm_per_px = 1 / aspect, volume.spacing_mm[0]
+    if not 1 / pixels.ODD_ASPECT <= aspect <= pixels.ODD_ASPECT:
+        aspect = 1.0
+    clip = Recording(frames=None, fps=volume.fps, aspect=aspect, mm_per_px=mm_per_px, files=[volume.file])
+    clip.frames = partial(_frames, volume, clip)
+    return clip
+
+
+def _require_believable(volume: Volume) -> None:
+    if not volume.file.exists():
+        raise Unreadable(f"its data file {volume.file.name} is missing")
+    there = volume.file.stat().st_size
+    total = volume.frame_bytes * volume.count
+    if volume.width * volume.height > pixels.MOST_PX or min(volume.width, volume.height, volume.count) < 1:
+        raise Unreadable(f"pictures of {volume.width} × {volume.height}: not believed")
+    if volume.packing != "raw" and total > max(UNPACKED_BYTES, UNPACKED_TIMES * there):
+        raise Unreadable(f"it unpacks to {total / (1 << 30):.1f} GiB, {total / there:.0f} times its size: not believed")
+    if volume.packing == "raw" and there - volume.offset < volume.frame_bytes:
+        raise Unreadable("its pixel data are cut off: not one whole frame")
+
+
+def _frames(volume: Volume, clip: Recording) -> Frames:
+    """Every frame that is there; those that are missing are counted as damaged."""
+    with volume.file.open("rb") as file:
+        file.seek(volume.offset)
+        stream = _unpacked(file, volume.packing)
+        stream.read(volume.skipped)
+        for number in range(volume.count):
+            try:
+                data = stream.read(volume.frame_bytes)
+            except BROKEN:
+                data = b""
+            if len(data) < volume.frame_bytes:
+                clip.damaged += volume.count - number
+                return
+            stamp = volume.stamps.get(number, math.nan)
+            yield stamp, (_no_picture if number in volume.invalid else partial(_picture, volume, data))
+
+
+def _no_picture() -> None:
+    return None
+
+
+def _picture(volume: Volume, data: bytes) -> np.ndarray:
+    values = np.frombuffer(data, volume.dtype).reshape(volume.height, volume.width, volume.channels)
+    image = pixels.grey(values.astype(values.dtype.newbyteorder("=")))
+    if volume.slope != 1 or volume.intercept != 0:
+        image = (image * np.float32(volume.slope) + np.float32(volume.intercept)).astype(np.float32)
+    return np.ascontiguousarray(upright(image, volume.orientation))
+
+
+def upright(image: np.ndarray, orientation: str) -> np.ndarray:
+    """The image [H, W] with the probe at the top.
+
+    Args:
+        orientation: where the first and the second axis of the file point to, as the Plus toolkit writes it: M, U to the marked
+            or unmarked side of the probe, F, N away from it or towards it. MF is upright.
+    """
+    if orientation[0] in "FN":
+        image, orientation = image.T, orientation[1] + orientation[0]
+    image = image[:, ::-1] if orientation[0] == "U" else image
+    return image[::-1] if orientation[1] == "N" else image
+
+
+class _Inflating(RawIOBase):
+    """A zlib stream, unpacked piece by piece."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.inflate = file, zlib.decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = b""
+        while not data and not self.inflate.eof:
+            packed = self.inflate.unconsumed_tail or self.file.read(1 << 16)
+            if not packed:
+                break
+            data = self.inflate.decompress(packed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _unpacked(file: BinaryIO, packing: str) -> BinaryIO:
+    openers: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+        "raw": lambda file: file, "gzip": gzip.GzipFile, "bzip2": bz2.BZ2File,
+        "zlib": lambda file: BufferedReader(_Inflating(file), 1 << 20)}  # fmt: skip
+    return openers[packing](fileobj=file) if packing == "gzip" else openers[packing](file)

@@ -1,0 +1,73 @@
+"""DICOM: a folder of DICOM files as a scanner or archive exports it, in any folders below, with or without a DICOMDIR.
+
+    <any path>      DICOM files of any suffix, or none, single-frame or multi-frame: a clip each
+    DICOMDIR        optional; the files that it lists are clips, too
+    clips.csv       optional: column path; label, patient, subset, fps, clip (id) where you know them
+
+A patient is a salted hash of PatientID: the salt is SONOPAIR_SALT, or lies beside the folder in <folder>_salt.txt. Keep it
+secret. With the same salt the same patient has the same hash.
+"""
+
+import warnings
+from pathlib import Path
+
+import pandas as pd
+from pydicom import dcmread
+
+from stages.lib.clips import catalogue, lists
+from stages.lib.clips.readers import dicom_patient
+
+TITLE = "DICOM: clips as your scanner or archive exports them"
+LICENCE = "not stated; ask whoever made them"
+CITATION = "not stated; ask whoever made them"
+LINK = ""
+LAYOUT = "DICOM files, in any folders below it"
+OPTIONAL = ("label", "patient", "subset", "fps", "clip")
+
+
+def clips(folder: Path) -> pd.DataFrame:
+    """The table of DICOM files; whatever else lies there is left out with a reason.
+
+    Raises:
+        UserError: no folder, no file, or a clips.csv without the column path.
+    """
+    told = _told(folder / "clips.csv")
+    secret = dicom_patient.salt(folder) if folder.is_dir() else b""
+    there = catalogue.recordings(folder)
+    found = dict.fromkeys(path for path in there if path.name.upper() != "DICOMDIR")
+    for path in [*_listed(there), *(folder / name for name in told)]:
+        found.setdefault(path)
+    rows = []
+    for path in found:
+        line = told.get(path.relative_to(folder).as_posix(), {})
+        patient, ultrasound = dicom_patient.identity(path, secret) if path.is_file() else ("", True)
+        reason = "" if not path.exists() or dicom_patient.is_dicom(path) else "no DICOM file"
+        reason = reason or ("" if ultrasound else "no ultrasound: its modality is another")
+        fps = lists.frame_rate(line.get("fps", ""), f"{folder / 'clips.csv'}: {line.get('path')}")
+        rows.append(catalogue.row(folder, path, line.get("label", ""), line.get("patient") or patient, line.get("subset", ""),
+                                  reason, line.get("clip", ""), fps))  # fmt: skip
+    return catalogue.table(rows, folder, LAYOUT)
+
+
+def _told(path: Path) -> dict[str, dict]:
+    """Path → what clips.csv says of it."""
+    if not path.exists():
+        return {}
+    table = lists.read(path, ["path"], OPTIONAL)
+    return {line["path"].strip().replace("\\", "/"): line for line in table.to_dict("records")}
+
+
+def _listed(there: list[Path]) -> list[Path]:
+    """The files that the DICOMDIRs among those found name, there or not."""
+    files = []
+    for index in (path for path in there if path.name.upper() == "DICOMDIR"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they quote the header
+                records = dcmread(index).DirectoryRecordSequence
+                names = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
+        except Exception:  # a damaged index: the files are found without it
+            continue
+        parts = [[name] if isinstance(name, str) else list(name) for name in names]
+        files += [index.parent.joinpath(*name) for name in parts if ".." not in name and not name[0].startswith("/")]
+    return files
