@@ -11,7 +11,7 @@ import pytest
 from test_fan import film, sector
 
 from stages import extract_frames
-from stages.lib.clips import fan, store
+from stages.lib.clips import catalogue, fan, store
 from stages.lib.clips.crop import given, sheet
 from stages.lib.params import UserError
 
@@ -170,3 +170,11 @@ def test_frames_as_beams_are_full_and_say_so(source):
     assert clips.loc["one.avi", store.FAN].tolist() == pytest.approx(fan.filled(), abs=1e-4)
     blocks = frames.reshape(len(frames), 12, 4, 12, 4).max(axis=(0, 2, 4))
     assert (blocks > fan.DARK).all() and len(pd.unique(clips["left_out"])) == 3
+
+
+def test_the_folder_of_masks_holds_no_clips(workspace):
+    for path in ("Cov1/1.png", "crops/scanner.png", "Reg1/crops/1.png"):
+        (workspace / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(workspace / "raw" / path), np.full((8, 8), 255, np.uint8))
+    found = [path.relative_to(workspace / "raw").as_posix() for path in catalogue.recordings(workspace / "raw")]
+    assert found == ["Cov1", "Reg1/crops"]
