@@ -5,31 +5,33 @@ writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
         data/us4/frames.csv             row, clip, frame, time_s
         data/us4/clips.csv              clip (source/clip), source, patient, label, pooled_class, split, fps, first, frames,
                                         and the geometry of the fan (stages/lib/clips/fan.py)
-        reports/us4_audit.csv           source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels: a
-                                        line for all clips of a source that train, one for those held out; then one for each
-                                        that is left out or thinned, with the evaluation clip that it looks like and how far
-                                        the two are apart
+        reports/us4_audit.csv           source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels: for
+                                        each source a line for all clips that train and one for those held out; then a line
+                                        for each clip with something to know, by OUTCOMES
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
+from annotated_types import Gt, Lt
 
 from stages.lib.clips import copies, store
-from stages.lib.clips.tasks import groups, task_clips
-from stages.lib.params import UserError, require, run
+from stages.lib.clips.tasks import Task, groups, read_task
+from stages.lib.params import Seed, UserError, require, run
 
-OUTCOMES = ["train", "held_out", "left_out", "frames_dropped"]
+# train, held_out: the clip is in the set. left_out: it is not; the reason says why. frames_dropped: some of its frames are not.
+# copy: it looks like another clip of the set, copy_of. uncertain_crop: its crop may be wrong (reports/crops/<source>.html).
+OUTCOMES = ["train", "held_out", "left_out", "frames_dropped", "copy", "uncertain_crop"]
 
 
 def main(
-    seed: int,
+    seed: Seed,
     copy_distance: dict,
-    sources: list,
-    held_out_fraction: float,
-    classes: dict,
+    sources: list[str],
+    held_out_fraction: Annotated[float, Gt(0), Lt(1)],
+    classes: dict[str, list[str]],
     extract_frames: dict,
     finetune: dict,
     segment: dict,
@@ -39,32 +41,32 @@ def main(
 
     Args:
         seed: of the split.
-        copy_distance: {clips, stills} of clips that are taken for copies of an evaluation clip (stages/lib/clips/copies.py).
+        copy_distance: {clips, stills}: distance up to which two clips are taken for copies (stages/lib/clips/copies.py).
         sources: whose clips enter.
         held_out_fraction: of each source's patients (or clips, where patients are unknown), kept for the held-out loss.
         classes: pooled class → the labels it takes in, as `source/label`; a clip with any other label is unlabelled.
         extract_frames: {sources}: those that have been extracted.
         finetune, segment: {tasks}: those whose clips must not enter.
-        tasks: classes and subsets of each task.
+        tasks: the block of each task; the clips of their outside tests must not enter either.
     """
     require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
-    require(0 < held_out_fraction < 1, f"params.yaml: assemble_us4.held_out_fraction is {held_out_fraction}; it needs 0 … 1")
-    single = [name for name, labels in classes.items() if not isinstance(labels, list)]
-    require(not single, f"params.yaml: assemble_us4.classes.{''.join(single[:1])} must be a list of source/label")
-    evaluations = list(dict.fromkeys(finetune["tasks"] + segment["tasks"]))
-    wanted = [*sources, *evaluations]
+    twice = next((name for name in sources if sources.count(name) > 1), None)
+    require(not twice, f"params.yaml: assemble_us4.sources names {twice} twice; name each source once")
+    named = [read_task(name, tasks) for name in dict.fromkeys(finetune["tasks"] + segment["tasks"])]
+    evaluations = [task for each in named for task in (each, *each.external)]
+    wanted = dict.fromkeys([*sources, *(task.source for task in evaluations)])
     absent = [name for name in wanted if name not in extract_frames["sources"]]
     require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4, finetune or segment "
             "asks for it")
     same = copies.limits(copy_distance)
 
-    rng = np.random.default_rng(seed)
-    evaluated = evaluation_clips(evaluations, tasks)
-    clips = pd.concat([read_source(source, classes, evaluated, same, held_out_fraction, rng) for source in sources])
-    clips = clips.reset_index(drop=True)
+    evaluated = evaluation_clips(evaluations)
+    clips = pd.concat([read_source(source, classes, evaluated, same) for source in sources], ignore_index=True)
     if not (clips["left_out"] == "").any():
         reasons = "; ".join(sorted(set(clips["left_out"])))
         raise UserError(f"no clip of {', '.join(sources)} is left to pretrain on: {reasons}")
+    clips = join_copies(clips, same)
+    clips["split"] = split(clips, sources, held_out_fraction, np.random.default_rng(seed))
     with store.replacing("data/us4") as folder:
         write(clips[clips["left_out"] == ""], folder)
     Path("reports").mkdir(exist_ok=True)
@@ -75,36 +77,32 @@ def main(
 
 
 class Evaluation(NamedTuple):
-    """The clips that tasks are evaluated on, a place each: task/clip, checksum of its files, hashes of its frames."""
+    """The clips that tasks are evaluated on: of each source/clip, the checksum of its files, the hashes of its frames."""
 
     names: list[str]
     checksums: list[str]
     bits: list[np.ndarray]
 
 
-def evaluation_clips(tasks_evaluated: list, tasks: dict) -> Evaluation:
-    """The clips that the tasks use."""
+def evaluation_clips(tasks: list[Task]) -> Evaluation:
+    """The clips that any of the tasks uses."""
     found = Evaluation([], [], [])
-    for task in tasks_evaluated:
-        clips = task_clips(task, tasks)
-        used = clips[clips["left_out"] == ""]
-        found.names.extend(f"{task}/" + used["clip"])
+    for source in dict.fromkeys(task.source for task in tasks):
+        clips = pd.concat([task.clips() for task in tasks if task.source == source])
+        used = clips[clips["left_out"] == ""].drop_duplicates("clip")
+        found.names.extend(f"{source}/" + used["clip"])
         found.checksums.extend(used["checksum"])
-        found.bits.extend(copies.store_hashes(Path("data/frames", task), used["clip"]))
+        found.bits.extend(copies.store_hashes(Path("data/frames", source), used["clip"]))
     return found
 
 
-def read_source(
-    source: str, classes: dict, evaluated: Evaluation, limit: copies.Limits, fraction: float, rng: np.random.Generator
-) -> pd.DataFrame:
-    """The clip table of one source with columns source, pooled_class, split, copy_of and, where they apply, more reasons."""
+def read_source(source: str, classes: dict, evaluated: Evaluation, limit: copies.Limits) -> pd.DataFrame:
+    """The clip table of one source with columns source, pooled_class, group, crop_uncertain, frames_odd, copy_of, distance and,
+    where they apply, more reasons."""
     clips = keep_out(store.table(Path("data/frames", source, "clips.csv")), source, evaluated, limit)
     pooled = {label: name for name, labels in classes.items() for label in labels}
     clips["pooled_class"] = (source + "/" + clips["label"]).map(pooled).fillna("")
-    clips["source"] = source
-    kept = clips[clips["left_out"] == ""]
-    clips["split"] = split(groups(kept), fraction, rng).reindex(clips.index, fill_value="")
-    return clips
+    return clips.assign(source=source, group=source + "/" + groups(clips))
 
 
 def keep_out(clips: pd.DataFrame, source: str, evaluated: Evaluation, limit: copies.Limits) -> pd.DataFrame:
@@ -124,11 +122,39 @@ def keep_out(clips: pd.DataFrame, source: str, evaluated: Evaluation, limit: cop
     return clips
 
 
-def split(group: pd.Series, fraction: float, rng: np.random.Generator) -> pd.Series:
-    """train or held_out for each clip, whole groups at a time; a single group trains."""
-    names = np.sort(group.unique())
-    held_out = rng.permutation(names)[: round(fraction * len(names))]
-    return pd.Series(np.where(group.isin(held_out), "held_out", "train"), index=group.index)
+def join_copies(clips: pd.DataFrame, limit: copies.Limits) -> pd.DataFrame:
+    """The leak guard inside the set: copies come into one group, and lose their pooled class where they have different ones.
+
+    Args:
+        clips: of all sources. Compared are those that enter.
+    """
+    used = clips[clips["left_out"] == ""]
+    bits = [hashes for source, part in used.groupby("source", sort=False)
+            for hashes in copies.store_hashes(Path("data/frames", source), part["clip"])]
+    apart, near = copies.compare(bits, bits, limit)
+    same_file = used["checksum"].to_numpy()[:, None] == used["checksum"].to_numpy()
+    found = copies.pool(used.assign(clip=used["source"] + "/" + used["clip"]), np.where(same_file, 0, apart), near | same_file)
+    clips = clips.assign(copy_reason="")
+    clips.loc[used.index, found.columns] = found
+    return clips
+
+
+def split(clips: pd.DataFrame, sources: list[str], fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """train or held_out for each clip that enters, '' for the others; whole groups at a time.
+
+    Of each source a fraction of the groups is held out; a single group trains. A group with clips of several sources goes where
+    the first of these sources puts it.
+    """
+    held_out, decided = set(), set()
+    kept = clips[clips["left_out"] == ""]
+    for source in sources:
+        names = set(kept.loc[kept["source"] == source, "group"])
+        free = np.array(sorted(names - decided))
+        wanted = max(0, round(fraction * len(names)) - len(names & held_out))
+        held_out |= set(rng.permutation(free)[:wanted])
+        decided |= names
+    side = np.where(clips["group"].isin(held_out), "held_out", "train")
+    return np.where(clips["left_out"] == "", side, "")
 
 
 def write(clips: pd.DataFrame, folder: Path) -> None:
@@ -155,12 +181,22 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
 
 
 def audit(clips: pd.DataFrame) -> pd.DataFrame:
-    """How many clips, frames, known patients and clips of each label, by source and outcome; each clip that is left out or
-    thinned has a line of its own, with the reason and, of a copy, the evaluation clip."""
-    taken = clips.assign(outcome=clips["split"].where(clips["left_out"] == "", "left_out"), frames=clips["frames_kept"])
-    black = clips[(clips["left_out"] == "") & (clips["frames_black"] > 0)]
-    black = black.assign(outcome="frames_dropped", left_out="all-black frames", frames=black["frames_black"])
-    rows = pd.concat([taken, black]).rename(columns={"left_out": "reason"})
+    """How many clips, frames, known patients and clips of each label, by source and outcome. Each clip that is left out, loses
+    frames, is a copy or has an uncertain crop has a line of its own, with the reason."""
+    entered = clips["left_out"] == ""
+    outcome = clips["split"].where(entered, "left_out")
+    taken = clips.assign(outcome=outcome, reason=clips["left_out"], frames=clips["frames_kept"])
+    taken.loc[entered, ["copy_of", "distance"]] = ["", np.nan]
+    notes = [taken]
+    for outcome, reasons, frames in (
+        ("frames_dropped", np.where(clips["frames_black"] > 0, "all-black frames", ""), clips["frames_black"]),
+        ("frames_dropped", np.where(clips["frames_odd"] > 0, "frames unlike the rest of the clip", ""), clips["frames_odd"]),
+        ("copy", clips["copy_reason"], clips["frames_kept"]),
+        ("uncertain_crop", clips["crop_uncertain"], clips["frames_kept"]),
+    ):
+        noted = clips.assign(outcome=outcome, reason=reasons, frames=frames)[entered & (reasons != "")]
+        notes.append(noted if outcome == "copy" else noted.assign(copy_of="", distance=np.nan))
+    rows = pd.concat(notes)
     rows["order"] = rows["outcome"].map(OUTCOMES.index)
     rows["name"] = rows["clip"].where(rows["reason"] != "", "")
     keys = ["source", "order", "outcome", "reason", "name", "copy_of", "distance"]

@@ -39,7 +39,7 @@ def main(
     max_frames_per_clip: Count,
     assumed_frame_rate_hz: Annotated[float, Ge(LOW_HZ), Le(HIGH_HZ)],
     size_px: Annotated[int, Ge(8)],
-    geometry: Literal["fan", "beams"],
+    geometry: Literal["fan", "beams", "stretched"],
 ) -> None:
     """Extract the frames of every clip of `source`, on all cores.
 

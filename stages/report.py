@@ -1,21 +1,24 @@
 """Score the whole run: numbers and plots for DVC, two cards, and one HTML page.
 
-reads   reports/predictions/<task>.csv   seed, clip, patient, fold, frame, label, p_<class> …: a line per held-out frame
+reads   reports/predictions/<task>.csv   division, seed, clip, patient, fold, frame, label, p_<class> …: one line per frame
         reports/predictions/<task>_segmentation.csv, _folds.csv    a line per image and per fold (stages/segment.py)
-        reports/probes/<task>.csv        probe, clip, patient, fold, label, p_<class> …: a line per probe and held-out clip
+        reports/probes/<task>.csv        probe, division, clip, patient, fold, label, p_<class> …: a line per held-out clip
+        reports/floors/<task>.csv        floor, division, clip, patient, fold, label, p_<class> …: a line per held-out clip
+        reports/external/<task>/         predictions.csv, clips.csv: outside tests (stages/finetune.py)
         reports/features/<task>/         features of clips before fine-tuning; pretrain/: of clips held out from pretraining
         reports/grad_cam/<task>/         maps.npy, maps.csv: Grad-CAM of held-out frames (stages/finetune.py)
-        data/frames/<task>/              only the frames that the page shows
-        reports/finetune/<task>.csv      seed, fold, epoch, loss, held_out_correct, held_out_frames
+        data/frames/<source>/            only the frames that the page shows
+        reports/finetune/<task>.csv      division, seed, fold, epoch, loss, held_out_correct, held_out_frames
         data/folds/<task>.csv            clip, patient, label, fold, copy_of, left_out
         reports/pretrain.csv             epoch, loss, held_out_loss, …
         reports/pairs/                   pairs.csv, views.csv, views.npy (stages/lib/pretraining/pairs.py)
         reports/us4_audit.csv            source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels
         models/pretrained.safetensors    the facts in its header, not the weights
         reports/predictions/<task>.csv of every run in report.baselines, from git and DVC's cache
-writes  reports/scores.json              {task: {score: number}}, also <task>_segmentation; without undefined scores
+writes  reports/scores.json              {task: {score: number}}, also <task>_segmentation and <task>_on_<source>;
+                                         without undefined scores
         reports/metrics.json             the few of them for `dvc metrics diff` and `dvc exp show`
-        reports/plots/confusion.csv      task, actual, predicted: a line per seed and clip
+        reports/plots/confusion.csv      task, actual, predicted: a line per run and clip
         reports/plots/roc.csv            task, class, fpr, tpr
         reports/plots/per_class.csv      task, class, clips, precision, recall, specificity, f1, auroc
         reports/data_card.md             the card of the pretraining set
@@ -33,6 +36,7 @@ from typing import Annotated
 import pandas as pd
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from stages.lib.clips.tasks import read_task
 from stages.lib.params import Count, Seed, from_params, require, run
 from stages.lib.report import pictures, pretraining, provenance, sections
 from stages.lib.report.files import read
@@ -43,6 +47,7 @@ from stages.lib.report.results import evaluate, lesions
 PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # from stages/lib/report/page/<file name>.j2
 METRICS = (  # the scores in reports/metrics.json
     "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "balanced_accuracy_seed_sd", "auroc",
+    "highest_floor", "above_floor", "above_floor_low", "above_floor_high",
     "frame_accuracy", "published_protocol_accuracy", "linear_probe_balanced_accuracy", "knn_probe_balanced_accuracy",
     "dice", "dice_low", "dice_high", "mask_ap", "box_ap",            # segmentation
     "held_out_loss", "knn_accuracy",                                 # pretraining
@@ -69,13 +74,16 @@ def main(
 ) -> None:
     """Score every task of `finetune.tasks` from its predictions. Write all outputs, or none if something fails."""
     names = finetune["tasks"]
-    check_tasks(names, tasks)
+    require(bool(names), "params.yaml: finetune.tasks is empty; name at least one task")
+    described = {name: read_task(name, tasks) for name in dict.fromkeys([*names, *segment["tasks"]])}
     clip_map = from_params(Map, tsne, "report.tsne", seed=seed)
     bootstrap = {"samples": bootstrap_samples, "confidence": confidence, "seed": seed}
-    results = [evaluate(name, tasks[name]["classes"], baselines, **bootstrap) for name in names]
+    results = [evaluate(described[name], baselines, **bootstrap) for name in names]
     segmented = {f"{name}_segmentation": lesions(name, **bootstrap) for name in segment["tasks"]}
     pretrained = pretraining.summary(pictured=worst_clips > 0)
-    scores = {result["task"]: result["metrics"] for result in results} | segmented | {"pretrain": pretrained["pretrained"]}
+    scores = {result["task"]: result["metrics"] | result["floors"]["metrics"] for result in results}
+    scores |= {test["name"]: test["metrics"] for result in results for test in result["external"]} | segmented
+    scores["pretrain"] = pretrained["pretrained"]
     parameters = {
         "seed": seed, "collection": collection, "copy_distance": copy_distance, "extract_frames": extract_frames,
         "assemble_us4": assemble_us4, "pretrain": pretrain, "methods": methods, "views": views, "finetune": finetune,
@@ -84,7 +92,8 @@ def main(
                    "tsne": tsne, "baselines": baselines},
     }  # fmt: skip
     parameters = provenance.flat(parameters)
-    used = dict.fromkeys([*assemble_us4["sources"], *names, *segment["tasks"]])
+    evaluated = [task.source for each in described.values() for task in (each, *each.external)]
+    used = dict.fromkeys([*assemble_us4["sources"], *evaluated])
     values = {"results": results, "segmented": segmented, **pretrained, **pictures.of_run(results, worst_clips)}
     values |= {"feature_maps": clip_map.of_run(results), "audit": read("reports/us4_audit.csv").to_dict("records")}
     values |= {"sources": {name: import_module(f"stages.sources.{name}") for name in used}}
@@ -92,13 +101,6 @@ def main(
     values["sections"] = sections.filled(values)
     _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))
     tell(results, confidence)
-
-
-def check_tasks(names: list, tasks: dict) -> None:
-    """Raise UserError unless there is a task to score and every task has a block."""
-    require(bool(names), "params.yaml: finetune.tasks is empty; name at least one task")
-    for name in names:
-        require(name in tasks, f"params.yaml: finetune.tasks names {name}, but there is no block tasks.{name}")
 
 
 def numbers(scores: dict[str, dict]) -> dict[str, str]:

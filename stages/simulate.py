@@ -1,12 +1,12 @@
-"""Phantom clips with known truth, in the folder layouts of the data sets that they stand for.
+"""Simulate phantom clips with known truth, in the folder layouts of the data sets that they stand for.
 
 reads   nothing
 writes  data/phantom/<source>/   video files and folders of images (layouts: stages/sources/<source>.py)
-        data/phantom/truth.csv   a line per clip: source, path, patient, label, scene, probe, severity (0-1), fps,
-                                 frames, duplicate_of (source/path), and the signs drawn (empty where they do not apply)
+        data/phantom/truth.csv   a line per clip: source, path, patient, label, scene, transducer, severity (0-1), fps,
+                                 frames, duplicate_of (source/path), and the signs drawn (empty if they do not apply)
 
-Every clip and every patient has random numbers of its own: the same frames whatever the number of processes. Two
-Butterfly clips are copies of POCUS clips: of the real POCUS videos nearly a quarter are Butterfly's.
+Every clip and every patient has its own random numbers, so the frames do not depend on the number of processes. Two
+Butterfly clips are copies of POCUS clips, as nearly a quarter of the real POCUS videos come from Butterfly.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from stages.lib.clips import workers
 from stages.lib.clips.store import replacing
-from stages.lib.params import require, run
+from stages.lib.params import Count, Positive, Seed, require, run
 from stages.phantoms import breast, gallbladder, liver
 from stages.phantoms.recording import Clip, record
 
@@ -31,31 +31,28 @@ CLIPS_OF_A_PATIENT = (1, 3, 1, 1, 2, 1, 4, 1, 1, 1, 2, 1)
 
 
 def main(
-    seed: int,
-    patients_per_class: int,
-    clips_per_class: dict,
-    images_per_class: int,
-    seconds: float,
-    max_frames: int,
+    seed: Seed,
+    patients_per_class: Count,
+    clips_per_class: dict[str, Count],
+    images_per_class: Count,
+    seconds: Positive,
+    max_frames: Count,
 ) -> None:
-    """Make all clips, on all cores, in a fresh folder that takes the place of data/phantom at the end.
+    """Make all clips on all cores in a new folder, which replaces data/phantom at the end.
 
     Args:
-        seed: of every random number.
+        seed: of all random numbers.
         patients_per_class: POCUS patients of each class; a patient has one to four clips.
-        clips_per_class: clips of each class of the other sources (of gallbladder: videos).
+        clips_per_class: source → clips of each class (for gallbladder: videos).
         images_per_class: gallbladder and breast images of each class.
         seconds: mean length of a clip.
-        max_frames: a clip of high frame rate is cut to this number of frames.
+        max_frames: a longer clip is cut to this number of frames.
 
     Raises:
-        UserError: a parameter out of its range.
+        UserError: clips_per_class does not have exactly the keys of SOURCES.
     """
     wanted = ", ".join(SOURCES)
-    require(sorted(clips_per_class) == list(SOURCES), f"params.yaml: simulate.clips_per_class needs just {wanted}")
-    counts = {"patients_per_class": patients_per_class, "images_per_class": images_per_class, "max_frames": max_frames}
-    for name, value in counts.items() | clips_per_class.items() | {("seconds", seconds)}:
-        require(value > 0, f"params.yaml: {name} in the block simulate is {value}; it must be above 0")
+    require(sorted(clips_per_class) == list(SOURCES), f"params.yaml: simulate.clips_per_class must have the keys {wanted}")
     plan = pocus(patients_per_class) + us4(clips_per_class)
     plan += gallbladders(clips_per_class["gallbladder"], images_per_class) + breasts(images_per_class)
     with replacing(OUT) as folder:
@@ -72,7 +69,7 @@ def main(
 
 
 def pocus(patients_per_class: int) -> list[Clip]:
-    """Several clips of some patients, one of most; then three viral clips and a linear one of each class."""
+    """POCUS: most patients have one clip, some several. Three viral clips and one linear clip of each class are added."""
     classes = ("covid", "pneumonia", "regular")
     people = [
         (label, 1 + 3 * index + offset, CLIPS_OF_A_PATIENT[index % len(CLIPS_OF_A_PATIENT)], "convex")
@@ -82,15 +79,15 @@ def pocus(patients_per_class: int) -> list[Clip]:
     people += [("viral", 901 + extra, 1, "convex") for extra in range(3)]
     people += [(label, 911 + extra, 1, "linear") for extra, label in enumerate(classes)]
     clips = []
-    for label, patient, count, probe in people:
+    for label, patient, count, transducer in people:
         for number in range(1, 1 + count):
-            path = f"videos/{probe}/{PREFIXES[label]}_phantom{patient:02}_clip{number}.{suffix(patient + number)}"
-            clips.append(Clip("pocus", path, f"Phantom {patient}", label, label, probe))
+            path = f"videos/{transducer}/{PREFIXES[label]}_phantom{patient:02}_clip{number}.{suffix(patient + number)}"
+            clips.append(Clip("pocus", path, f"Phantom {patient}", label, label, transducer))
     return clips
 
 
 def us4(clips_per_class: dict[str, int]) -> list[Clip]:
-    """The four sources of US-4. Of Butterfly the last clip of each class is left for `copies`."""
+    """The four sources of US-4. `copies` makes the last Butterfly clip of each class."""
     def counted(source: str, classes: tuple[str, ...]) -> list[tuple[str, int]]:
         return [(label, number) for label in classes for number in range(1, 1 + clips_per_class[source])]
 
@@ -111,7 +108,7 @@ def us4(clips_per_class: dict[str, int]) -> list[Clip]:
 
 
 def gallbladders(videos_per_class: int, images_per_class: int) -> list[Clip]:
-    """Videos, the first two of a class of one patient, and stills, each of another patient, classes taking turns."""
+    """Videos, the first two of a class of one patient, and still images of different patients, class by class in turn."""
     clips = []
     for label in gallbladder.SIGNS:
         for n in range(1, 1 + videos_per_class):
@@ -122,7 +119,7 @@ def gallbladders(videos_per_class: int, images_per_class: int) -> list[Clip]:
 
 
 def breasts(images_per_class: int) -> list[Clip]:
-    """Stills, each of another patient, classes taking turns, with the lesions' masks beside them."""
+    """Still images of different patients, class by class in turn; the masks of the lesions lie beside them."""
     return [
         Clip("breast", f"{label}/{label} ({n}).png", "", label, label, "linear")
         for n in range(1, 1 + images_per_class)
@@ -131,12 +128,12 @@ def breasts(images_per_class: int) -> list[Clip]:
 
 
 def suffix(number: int) -> str:
-    """Containers taking turns, as the real sets mix them."""
+    """The suffix of a video: the containers in turn, as the real sets mix them."""
     return SUFFIXES[number % len(SUFFIXES)]
 
 
 def copies(truth: list[dict], folder: Path) -> list[dict]:
-    """Copy the first POCUS clip of each COPIED class to Butterfly, byte by byte; the copies' lines of truth."""
+    """Copy the first POCUS clip of each COPIED class to Butterfly; return the lines of truth of the copies."""
     lines = []
     for label in COPIED:
         original = next(line for line in truth if line["source"] == "pocus" and line["label"] == label)
@@ -150,9 +147,9 @@ def copies(truth: list[dict], folder: Path) -> list[dict]:
 
 
 def catalogues(truth: pd.DataFrame, folder: Path) -> None:
-    """What the real sets ship beside their clips: metadata.csv of POCUS, train.txt and test.txt of GBCU."""
+    """Write the tables that the real sets have beside their clips: metadata.csv of POCUS, train.txt and test.txt of GBCU."""
     clips = truth[truth["source"] == "pocus"]
-    columns = {"label": "Label", "probe": "Probe", "fps": "Framerate", "frames": "Length (frames)"}
+    columns = {"label": "Label", "transducer": "Probe", "fps": "Framerate", "frames": "Length (frames)"}
     table = clips.rename(columns=columns | {"patient": "Patient ID / Name"})[[*columns.values(), "Patient ID / Name"]]
     table.insert(0, "Filename", clips["path"].map(lambda path: Path(path).stem))
     table.to_csv(folder / "pocus/metadata.csv", index=False)
@@ -166,4 +163,4 @@ def catalogues(truth: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, stage="simulate")
+    run(main, stage="simulate", pipeline="data/dvc.yaml")

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from project import Project, cloned, started
 
 from stages.lib.clips import store
 
 CLIP_COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "height", "width", "frames_read", "frames_kept",
-                "frames_black", "checksum", "left_out"]
+                "frames_black", "frames_odd", "crop_uncertain", "checksum", "left_out"]
 
 
 def write_frame_store(folder, clips, size_px=32, seed=0):
@@ -24,7 +25,7 @@ def write_frame_store(folder, clips, size_px=32, seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(clips)
     defaults = {"path": table["clip"], "patient": "", "label": "", "subset": "", "fps": 25.0, "height": 200, "width": 200,
-                "frames_kept": 4, "frames_black": 0, "left_out": ""}
+                "frames_kept": 4, "frames_black": 0, "frames_odd": 0, "crop_uncertain": "", "left_out": ""}
     for name, value in defaults.items():
         table[name] = table[name].fillna(value) if name in table else value
     table["frames_kept"] = table["frames_kept"].where(table["left_out"] == "", 0).astype(int)
@@ -75,3 +76,30 @@ def workspace(tmp_path, monkeypatch):
 def draw():
     """A random stream of the test's own."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory) -> Project:
+    """The project with the smallest phantoms after `make repro`, its results committed. Tests leave it as they find it."""
+    project = started(tmp_path_factory.mktemp("default"))
+    project.run("make repro")
+    project.commit("Results")
+    return project
+
+
+@pytest.fixture(scope="session")
+def fresh_clone(default_run, tmp_path_factory) -> Project:
+    """A clone of it, in which `make repro` computed everything once more. Tests leave it as they find it."""
+    project = cloned(default_run, tmp_path_factory.mktemp("fresh") / "clone")
+    project.run("make repro")
+    return project
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For xdist: one worker runs all tests of a file, since they share fixtures; those that share a run of the pipeline are one
+    group. What takes longest begins first, so that no worker is left alone with it at the end.
+    """
+    for item in items:
+        shared = {"default_run", "fresh_clone"} & set(item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group("pipeline" if shared else item.path.stem))
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("slow", "real", "browser"))))

@@ -10,7 +10,7 @@ from conftest import write_frame_store
 
 from stages import assemble_us4
 from stages.lib.clips import store
-from stages.lib.params import UserError
+from stages.lib.params import UserError, checked
 
 CLASSES = {"lung_normal": ["butterfly/Reg"], "lung_abnormal": ["butterfly/Cov", "lusms/b_lines"]}
 TASKS = {"pocus": {"classes": ["covid", "regular"], "subsets": ["convex"]}}
@@ -60,7 +60,7 @@ def test_only_clips_that_a_task_evaluates_are_kept_out(sources):
 def test_the_audit_accounts_for_every_clip_and_frame(sources):
     assemble_us4.main(**SETTINGS)
     audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
-    assert audit.query("outcome != 'frames_dropped'")["clips"].sum() == 13 + 12
+    assert audit.query("outcome in ['train', 'held_out', 'left_out']")["clips"].sum() == 13 + 12
     assert audit.query("outcome in ['train', 'held_out']")["frames"].sum() == len(store.read("data/us4").frames)
     left_out = audit.query("outcome == 'left_out'").set_index("reason")[["clip", "copy_of", "distance"]].T.to_dict("list")
     assert left_out == {"is an evaluation clip": ["00.mp4", "pocus/c.mp4", ""], "no frame can be read": ["broken.mp4", "", ""]}
@@ -127,6 +127,72 @@ def test_the_fans_geometry_is_passed_on_and_stays_empty_where_it_is_not_known(so
     assert (clips != "").all(axis=1).sum() == 6 and (clips == "").all(axis=1).sum() == len(clips) - 6
 
 
+def copy_frames(target, source):
+    """Overwrite the frames of one clip, (source, clip), by those of another."""
+    rows = [store.read(f"data/frames/{name}").frame_table.query("clip == @clip")["row"].to_numpy()
+            for name, clip in (target, source)]
+    from_, to = (np.load(f"data/frames/{name}/frames.npy") for name in (source[0], target[0]))
+    to[rows[0]] = from_[np.resize(rows[1], len(rows[0]))]
+    np.save(f"data/frames/{target[0]}/frames.npy", to)
+
+
+def test_copies_inside_the_set_share_a_side_and_lose_their_class_where_classes_differ(sources):
+    """lusms/00 (b_lines) is butterfly/05 (Reg: another class) and lusms/03 (new: no class) is butterfly/07 (Reg)."""
+    copy_frames(("lusms", "00.mp4"), ("butterfly", "05.mp4"))
+    copy_frames(("lusms", "03.mp4"), ("butterfly", "07.mp4"))
+    pairs = [("butterfly/05.mp4", "lusms/00.mp4"), ("butterfly/07.mp4", "lusms/03.mp4")]
+    sides = set()
+    for seed in range(12):
+        assemble_us4.main(**SETTINGS | {"seed": seed})
+        clips = store.read("data/us4").clip_table.set_index("clip")
+        for one, two in pairs:
+            assert clips["split"][one] == clips["split"][two], seed
+            sides.add(clips["split"][one])
+        # the other clips of their patients go with them
+        assert clips.loc["lusms/00.mp4":"lusms/02.mp4", "split"].nunique() == 1
+        assert clips.loc["lusms/03.mp4":"lusms/05.mp4", "split"].nunique() == 1
+    assert sides == {"train", "held_out"}
+    assert clips["pooled_class"][list(pairs[0])].tolist() == ["", ""]
+    assert clips["pooled_class"][list(pairs[1])].tolist() == ["lung_normal", ""]
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False).query("outcome == 'copy'")
+    audit["clip"] = audit["source"] + "/" + audit["clip"]
+    named = audit.set_index("clip")[["copy_of", "reason"]].T.to_dict("list")
+    assert {clip: values[0] for clip, values in named.items()} == {
+        name: other for pair in pairs for name, other in (pair, pair[::-1])}
+    assert all(("neither class" in named[clip][1]) == (clip in pairs[0]) for clip in named)
+
+
+def test_the_same_file_in_two_sources_is_a_copy_even_if_its_frames_say_nothing(sources):
+    """Both stores hold black frames of it, which have no hash."""
+    for source, clip in (("butterfly", "04.mp4"), ("lusms", "06.mp4")):
+        table = store.table(f"data/frames/{source}/clips.csv")
+        table.loc[table["clip"] == clip, "checksum"] = "one file"
+        table.to_csv(f"data/frames/{source}/clips.csv", index=False)
+        rows = store.read(f"data/frames/{source}").frame_table.query("clip == @clip")["row"]
+        frames = np.load(f"data/frames/{source}/frames.npy")
+        frames[rows] = 0
+        np.save(f"data/frames/{source}/frames.npy", frames)
+    for seed in range(6):
+        assemble_us4.main(**SETTINGS | {"seed": seed})
+        split = store.read("data/us4").clip_table.set_index("clip")["split"]
+        assert split["butterfly/04.mp4"] == split["lusms/06.mp4"]
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False).query("outcome == 'copy'")
+    assert audit[["clip", "copy_of", "distance"]].values.tolist() == [
+        ["04.mp4", "lusms/06.mp4", "0.0"], ["06.mp4", "butterfly/04.mp4", "0.0"]]
+
+
+def test_the_audit_names_uncertain_crops_and_dropped_odd_frames(sources):
+    path = sources / "data/frames/lusms/clips.csv"
+    table = store.table(path)
+    table.loc[table["clip"] == "04.mp4", ["crop_uncertain", "frames_odd"]] = ["2 pictures", 3]
+    table.to_csv(path, index=False)
+    assemble_us4.main(**SETTINGS)
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
+    lines = audit[(audit["source"] == "lusms") & (audit["clip"] == "04.mp4")].set_index("outcome")
+    assert lines["reason"].to_dict() == {"frames_dropped": "frames unlike the rest of the clip", "uncertain_crop": "2 pictures"}
+    assert lines["frames"].to_dict() == {"frames_dropped": 3, "uncertain_crop": 4}
+
+
 def test_the_seed_decides_the_split(sources):
     splits = []
     for seed in (0, 0, 1, 2):
@@ -139,19 +205,20 @@ def test_the_seed_decides_the_split(sources):
     ("change", "sentence"),
     [
         ({"sources": []}, "assemble_us4.sources is empty"),
+        ({"sources": ["lusms", "butterfly", "lusms"]}, "assemble_us4.sources names lusms twice"),
         ({"sources": ["clust"]}, "add clust to extract_frames.sources"),
         ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
         ({"copy_distance": {"clips": 0.6, "stills": 0.1}}, "copy_distance.clips is 0.6"),
         ({"finetune": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
         ({"segment": {"tasks": ["breast"]}}, "add breast to extract_frames.sources"),
         ({"tasks": {}}, "tasks has no such block"),
-        ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung must be a list"),
+        ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung is 'butterfly/Reg'; it must be a list"),
         ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "it needs two classes"),
     ],
 )
 def test_what_cannot_be_assembled_is_one_sentence(sources, change, sentence):
     with pytest.raises(UserError, match=sentence):
-        assemble_us4.main(**SETTINGS | change)
+        assemble_us4.main(**checked(assemble_us4.main, SETTINGS | change, "assemble_us4"))
     assert not (sources / "data/us4").exists()
 
 

@@ -9,7 +9,7 @@ from conftest import write_us4
 from scipy.stats import chisquare
 
 from stages.lib.clips import store
-from stages.lib.pretraining.clip_set import ClipSet, choose
+from stages.lib.pretraining.clip_set import ClipSet, choose, choose_repeatedly
 
 CLIPS = [(3, "liver_f0", "train"), (1, "", "train"), (5, "lung_normal", "held_out"), (2, "lung_normal", "train"),
          (4, "liver_f0", "train"), (2, "", "train")]
@@ -35,6 +35,16 @@ def test_asked_for_steps_are_full_and_even(data, draw):
     batches = list(ClipSet(data, "train", torch.device("cpu")).batches(2, last_frame, draw, steps=5))
     assert [len(frames) for frames, _ in batches] == [2] * 5
     assert np.bincount(torch.cat([clips.index for _, clips in batches])).tolist() == [2, 2, 0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 5])
+def test_no_batch_of_many_passes_has_a_clip_twice(data, draw, batch_size):
+    """Five clips, batches that mostly lie in two passes; every clip still comes as often as any other, give or take one."""
+    train = ClipSet(data, "train", torch.device("cpu"))
+    batches = [clips.index.tolist() for _, clips in train.batches(batch_size, last_frame, draw, steps=40)]
+    assert len(batches) == 40 and all(len(batch) == len(set(batch)) == batch_size for batch in batches)
+    counts = np.bincount(sum(batches, []))[[0, 1, 3, 4, 5]]
+    assert counts.max() - counts.min() <= 1
 
 
 def test_the_picked_frames_are_those_of_the_store(data, draw):
@@ -133,6 +143,22 @@ def test_every_ordered_choice_of_candidates_as_often(draw, number):
     choices, counts = np.unique(places.numpy(), axis=0, return_counts=True)
     assert [tuple(choice) for choice in choices.tolist()] == list(itertools.permutations([1, 2, 4, 5], number))
     assert chisquare(counts).pvalue > 1e-3
+
+
+def test_repeated_choices_are_independent_and_even(draw):
+    candidates = torch.tensor([[False, True, True, False, True]])
+    places, found = choose_repeatedly(candidates.expand(20000, -1), 2, draw)
+    assert found.all()
+    choices, counts = np.unique(places.numpy(), axis=0, return_counts=True)
+    assert [tuple(choice) for choice in choices.tolist()] == list(itertools.product([1, 2, 4], repeat=2))
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_repeated_choices_without_candidates_are_marked(draw):
+    rows = torch.tensor(list(itertools.product([False, True], repeat=5)))
+    places, found = choose_repeatedly(rows, 7, draw)
+    assert ((places >= 0) & (places < 5)).all() and (found == rows.any(1, keepdim=True)).all()
+    assert rows.gather(1, places)[found].all()
 
 
 @pytest.mark.parametrize("number", [1, 3, 6, 9])

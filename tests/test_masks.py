@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.detection import MeanAveragePrecision
 
-from stages.lib.evaluation import masks
+from stages.lib.segmentation import masks
 
 
 def rectangle(top, left, height, width, size=20):
@@ -118,7 +118,7 @@ def test_interval_by_drawing_patients_one_by_one():
 
 def test_summary():
     images = pd.DataFrame({"clip": list("abcd"), "patient": ["p", "p", "", ""], "fold": [0, 0, 1, 1], "lesions": [1, 2, 1, 0],
-                           "found": [1, 1, 0, 0], "predicted": [1, 1, 1, 0], "dice": [0.8, 0.6, 0.1, np.nan],
+                           "found": [1, 1, 0, 0], "detections": [1, 1, 1, 0], "dice": [0.8, 0.6, 0.1, np.nan],
                            "precision": [1, 0.5, 0.0, np.nan], "sensitivity": [0.5, 0.7, 0.3, np.nan]})
     folds = pd.DataFrame({"fold": [0, 1], "mask_ap": [0.2, 0.4], "mask_ap50": [0.5, 0.5], "box_ap": [0.1, 0.3], "box_ap50": 0})
     values = masks.summary(images, folds, 200, 0.95, 0)
@@ -126,5 +126,5 @@ def test_summary():
     assert values["dice_fold_sd"] == pytest.approx(np.std([0.7, 0.1], ddof=1))
     assert (values["precision"], values["sensitivity"]) == (pytest.approx(0.5), pytest.approx(0.5))
     assert values["mask_ap"] == pytest.approx(0.3) and values["mask_ap_fold_sd"] == pytest.approx(0.02**0.5)
-    assert {key: values[key] for key in ("images", "patients", "lesions", "found", "predicted")} == {
-        "images": 4, "patients": 3, "lesions": 4, "found": 2, "predicted": 3}
+    assert {key: values[key] for key in ("images", "patients", "lesions", "found", "detections")} == {
+        "images": 4, "patients": 3, "lesions": 4, "found": 2, "detections": 3}

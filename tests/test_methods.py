@@ -120,7 +120,7 @@ def test_a_key_too_many_too_few_or_a_zero_is_named(name, train):
         with pytest.raises(UserError, match=f"{key} is missing"):
             blocks = {name: {other: value for other, value in BLOCKS[name].items() if other != key}}
             pretrain.build(name, blocks, PUBLISHED, Backbone("resnet18"), train, train)
-    for key in ("temperature", "embedding_width", "queue_size"):
+    for key in ("temperature", "embedding_width", "queue_size", "bank_size"):
         if key in BLOCKS[name]:
             with pytest.raises(UserError, match=f"methods.{name}.{key} is 0"):
                 build(name, train, **{key: 0})

@@ -73,3 +73,16 @@ def test_the_weights_of_a_classifier_are_torchvisions_own(arch):
     whole.load_state_dict(network.weights())
     frames = torch.rand(2, 1, 64, 64)
     assert torch.allclose(network.double()(frames.double()), whole.double()(frames.double().repeat(1, 3, 1, 1)), atol=1e-9)
+
+
+def test_a_head_with_a_hidden_layer_has_torchvisions_names_and_drops_units_in_training_only():
+    network = Classifier(Backbone("resnet18"), 3, hidden_width=8, dropout=0.5).eval()
+    assert {"fc.0.weight", "fc.0.bias", "fc.3.weight", "fc.3.bias"} < set(network.weights())
+    plain = torchvision.models.resnet18()
+    plain.fc = torch.nn.Sequential(torch.nn.Linear(512, 8), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
+    plain.load_state_dict(network.weights())
+    frames = torch.rand(4, 1, 32, 32)
+    assert torch.allclose(network(frames), plain.eval()(frames.expand(-1, 3, -1, -1)), atol=2e-2)
+    assert torch.equal(network(frames), network(frames))
+    network.linear.train()
+    assert not torch.equal(network(frames), network(frames))

@@ -23,7 +23,8 @@ MIXED = ["left", "right"]
 QUERIED = {"uscl": MIXED, "meta_uscl": MIXED, "supervised": ["view"], "moco_v2": ["anchor"], "cycle_contrast": ["anchor"],
            "ucl": ["anchor", "negative 1", "negative 2", "negative 3"]}     # by the backbone; others: both views
 KEYED = {"byol": BOTH, "moco_v2": ["positive"], "cycle_contrast": ["positive"], "ucl": ["positive"]}     # by the key encoder
-STILL = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip_probability": 0.0, "brightness": 0.0, "contrast": 0.0}
+STILL = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip_probability": 0.0, "brightness": 0.0, "contrast": 0.0,
+         "blur_probability": 0.0, "solarize_probability": 0.0}
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_the_pictures_are_what_enters_the_encoders(name, sets, draw, monkeypatch
     pictures, table = pairs.pictures(model, sets[0], draw)
     table = table[table["choice"] == "spread"]
     assert table["example"].nunique() == 8
-    for entered, roles in ((queried, QUERIED.get(name, BOTH)), (keyed, KEYED.get(name, []))):
+    own = {"uscl": ["first", "third"]}.get(name, QUERIED.get(name, BOTH))       # USCL's pair without mixing, outside training
+    for entered, roles in ((queried, own), (keyed, KEYED.get(name, []))):
         ours = torch.tensor(pictures[table.index[table["role"].isin(roles)]]).float().flatten(1)
         assert len(ours) == 8 * len(roles) and len(entered) >= (len(ours) > 0)
         if roles:
@@ -98,7 +100,7 @@ def test_clip_frames_and_mix_are_those_of_the_picture(name, sets, draw):
     """Without augmentation every picture is Σ mix · frame, of frames read from the store by clip and number."""
     model = made(name, sets, **still(name))
     if name == "ucl":
-        model.queue.clip.copy_(torch.arange(len(model.queue.clip)) % 8)
+        model.bank.clip.copy_(torch.arange(len(model.bank.clip)) % 8)
     pictures, table = pairs.pictures(model, sets[0], draw)
     data = store.read("us4")
     rows = data.frame_table.set_index(["clip", "frame"])["row"]
@@ -137,22 +139,24 @@ def test_the_distance_is_that_of_the_pictured_frames(name, sets, draw):
             assert lines["negative_frame_distance"].to_numpy() == pytest.approx(np.mean(far), abs=1e-5)
 
 
-def test_negatives_that_a_short_clip_lacks_are_not_pictured(workspace, draw):
-    """Of four frames none is more than positive_range, 3, from another one; of 30 there are three."""
-    sets = clip_sets(workspace, [(4, "", "train"), (30, "", "train"), (4, "", "train")])
-    _, table = pairs.pictures(made("ucl", sets), sets[0], draw)
+def test_what_a_short_clip_lacks_is_not_pictured(workspace, draw):
+    """Three frames have no negative, one frame has no positive either; of 30 frames there are three negatives."""
+    sets = clip_sets(workspace, [(3, "", "train"), (30, "", "train"), (1, "", "train")])
+    model = made("ucl", sets)
+    model.intra_from = 0.4
+    _, table = pairs.pictures(model, sets[0], draw)
     roles = table[table["role"] != "cross-video negative"].groupby("example")["role"].apply(list)
-    assert roles.tolist() == [BOTH, BOTH + ["negative 1", "negative 2", "negative 3"], BOTH] * 2
+    assert roles.tolist() == [BOTH, BOTH + ["negative 1", "negative 2", "negative 3"], ["anchor"]] * 2
 
 
 def test_frames_of_both_halves_of_a_curriculum_are_pictured(sets, draw):
-    """As many negatives as either window allows; other clips are looked for with the queue of the end, and for that alone."""
-    _, table = pairs.pictures(made("ucl", sets, far_window=[0.6, 0.9], near_window=[0.2, 0.5]), sets[0], draw)
+    """Negatives lie in the window of their half; other clips are mined from the bank of the end, and for that half alone."""
+    _, table = pairs.pictures(made("ucl", sets, far_window=[0.4, 0.5], near_window=[0.2, 0.38]), sets[0], draw)
     counts = table[table["role"] == "anchor"]["choice"].value_counts()
     assert counts.to_dict() == {"halfway": 4, "spread": 8} and table["choice"].iloc[0] == "halfway"
     assert set(table.loc[table["role"] == "cross-video negative", "choice"]) <= {"spread"}
     length = dict(zip(sets[0].table["clip"], LENGTHS, strict=True))
-    for choice, (low, high) in {"halfway": (0.6, 0.9), "spread": (0.2, 0.5)}.items():
+    for choice, (low, high) in {"halfway": (0.4, 0.5), "spread": (0.2, 0.38)}.items():
         lines = table[(table["choice"] == choice) & table["role"].str.startswith("negative")]
         anchors = table[table["role"] == "anchor"].set_index("example")["frames"].astype(int)
         share = (lines["frames"].astype(int) - lines["example"].map(anchors)).abs() / lines["clip"].map(length)
@@ -162,9 +166,9 @@ def test_frames_of_both_halves_of_a_curriculum_are_pictured(sets, draw):
 
 def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw, monkeypatch):
     """Against a loop over the queue; keys of one clip count together, random ones of no clip are not pictured."""
-    model = made("ucl", sets, queue_size=24, embedding_width=5, cross_mined=6)
+    model = made("ucl", sets, bank_size=48, embedding_width=5, cross_mined=6)
     monkeypatch.setattr(model, "curriculum", dict)      # the end of the run alone
-    model.queue.clip.copy_(torch.arange(24) % 5 - 1)
+    model.bank.clip.copy_(torch.arange(48) % 5 - 1)
     state = draw.get_state()
     _, table = pairs.pictures(model, sets[0], draw)
     draw.set_state(state)
@@ -172,11 +176,14 @@ def test_cross_video_negatives_are_the_clips_of_the_nearest_keys(sets, draw, mon
     anchor, _, *negatives = model.step_views(frames, clips, draw).values()
     entered = model.normalised(anchor, *negatives, dim=1).flatten(0, 1)         # anchor and negatives, one pass as in the loss
     with torch.no_grad():
-        queries = torch.nn.functional.normalize(model.projection_head(model.train().backbone(entered)), dim=1)[::4]
+        projections = model.projection_head(model.train().backbone(entered))
+    embeddings = torch.nn.functional.normalize(projections, dim=1).unflatten(0, (8, 4))
+    queries, latest = embeddings[:, 0], embeddings[:, 1:].flatten(0, 1)
+    bank = [*latest, *model.bank.embedding[24:]]        # the 24 negatives of the step stand in the first places
+    owners = [*clips.index.repeat_interleave(3).tolist(), *model.bank.clip[24:].tolist()]
     names = store.read("us4").clip_table["clip"]
     for clip, query in enumerate(queries):
-        queue = zip(model.queue.embedding, model.queue.clip.tolist(), strict=True)
-        keys = [(float(query @ key), owner) for key, owner in queue]
+        keys = [(float(query @ key), owner) for key, owner in zip(bank, owners, strict=True)]
         nearest = sorted((key for key in keys if key[1] != clip), reverse=True)[:6]
         total = sum(math.exp(likeness / 0.07) for likeness, _ in nearest)
         expected = Counter()

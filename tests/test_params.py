@@ -59,7 +59,7 @@ def test_the_item_comes_from_the_command_line(monkeypatch):
 
     monkeypatch.setattr("sys.argv", ["stage", "pocus"])
     run(main, "stage", item="source")
-    assert asked == ["stage@pocus"] and called == [("pocus", 1)]
+    assert asked == ["dvc.yaml:stage@pocus"] and called == [("pocus", 1)]
     monkeypatch.setattr("sys.argv", ["stage"])
     with pytest.raises(SystemExit) as stop:
         run(main, "stage", item="source")

@@ -51,8 +51,8 @@ def project(workspace, monkeypatch):
     return workspace
 
 
-def run(*paths, cam=False):
-    predict.main([Path(path) for path in paths], "lungs", Path("out"), cam)
+def run(*paths, recording=True, cam=False):
+    predict.main([Path(path) for path in paths], "lungs", Path("out"), recording, cam)
     text = {"left_out": str, "overlay": str}
     return [pd.read_csv(f"out/{name}.csv", dtype=text).fillna({"left_out": "", "overlay": ""}) if name == "clips"
             else pd.read_csv(f"out/{name}.csv") for name in ("clips", "frames")]
@@ -115,7 +115,7 @@ def test_grad_cam_of_the_predicted_class_is_drawn_over_every_frame(project):
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(5 / (times.iloc[-1] - times.iloc[0]), rel=0.01)
     sheet, one = cv2.imread("out/002_stills.png"), cv2.imread("out/003_one.png")
     assert sheet.shape == (one.shape[0], 2 * one.shape[1], 3)
-    table = predict.table([Path("in/one.png")])
+    table = predict.table([Path("in/one.png")], recording=False)
     (project / "check").mkdir()
     extract_frames.extract_all(table, project / "check", "check", Recipe(5.0, 6, 20.0, 96))
     pixels = np.array(store.read(project / "check").frames)
@@ -125,6 +125,37 @@ def test_grad_cam_of_the_predicted_class_is_drawn_over_every_frame(project):
     assert clips["predicted"][2] == "b"
     differences = [np.abs(one[:320] - picture).mean() for picture in drawn]
     assert differences[2] < 0.1 and min(differences[:2]) > 1
+
+
+def test_each_image_of_a_folder_is_a_clip_and_a_mask_is_none(project):
+    """BUSI as published, with the masks in a folder beside, and UDIAT; a mask-like name without its image is an image."""
+    save("models/lungs.safetensors")
+    names = ["busi/benign/benign (1).png", "busi/benign/benign (2).png", "apart/images/a/a_001.jpg", "udiat/original/1.png",
+             "busi/benign/old_mask.png"]
+    masks = ["busi/benign/benign (1)_mask.png", "busi/benign/benign (1)_mask_1.png", "busi/benign/benign (2)_mask.png",
+             "apart/masks/a/a_001_0.png", "udiat/GT/1.png"]
+    for number, name in enumerate(names + masks):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(name, film(1, seed=number)[0])
+    clips, frames = run("busi", "apart", "udiat", recording=False)
+    assert sorted(clips["clip"]) == sorted(names) == sorted(frames["clip"]) and (clips["frames"] == 1).all()
+    clips, _ = run("in", "in/stills", recording=False)
+    stills = sorted(path.as_posix() for path in Path("in/stills").iterdir())
+    assert [clip for clip in clips["clip"] if "stills" in clip] == stills
+    clips, _ = run("busi/benign/benign (1)_mask.png", "apart/masks", recording=False)     # asked for by name
+    assert list(clips["clip"]) == ["busi/benign/benign (1)_mask.png", "apart/masks/a/a_001_0.png"]
+
+
+def test_the_overlays_of_the_last_call_go_and_other_files_stay(project):
+    save("models/lungs.safetensors")
+    run("in", cam=True)
+    Path("out/mine.png").write_bytes(b"mine")
+    cv2.imwrite("in/one.png", film(1, seed=4)[0])
+    run("in/one.png", cam=True)
+    assert {path.name for path in Path("out").iterdir()} == {"clips.csv", "frames.csv", "001_one.png", "mine.png"}
+    pd.read_csv("out/clips.csv").assign(overlay="../in/one.png").to_csv("out/clips.csv", index=False)
+    run("in/a.mp4")
+    assert Path("in/one.png").exists()          # nothing outside the folder is removed
 
 
 def test_a_panel_is_the_frame_and_the_frame_under_the_map():
@@ -151,10 +182,10 @@ def test_an_output_that_is_a_file_is_refused(project):
     ({"layer1.0.conv1.weight": None}, {}, "it misses layer1.0.conv1.weight"),
     ({"layer5.weight": torch.zeros(2)}, {}, "it has an unknown key, layer5.weight"),
     ({"conv1.weight": torch.zeros(64, 1, 7, 7)}, {}, "conv1.weight has another shape"),
-    ({"fc.weight": None}, {}, "must be one layer, of 512 features and 3 classes"),
-    ({"fc.2.weight": torch.zeros(3, 3)}, {}, "must be one layer, of 512 features and 3 classes"),
-    ({}, {"classes": ["a", "b"]}, "must be one layer, of 512 features and 2 classes"),
-    ({}, {"mean": None, "classes": None}, "does not say classes, mean: it is no fine-tuned network"),
+    ({"fc.weight": None}, {}, "must be one or two layers, of 512 features and 3 classes"),
+    ({"fc.2.weight": torch.zeros(3, 3)}, {}, "must be one or two layers, of 512 features and 3 classes"),
+    ({}, {"classes": ["a", "b"]}, "must be one or two layers, of 512 features and 2 classes"),
+    ({}, {"mean": None, "classes": None}, "does not say classes, mean: it is not a fine-tuned network"),
 ])  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(project, changes, facts, sentence):
     save("models/lungs.safetensors", changes, **facts)
@@ -189,7 +220,7 @@ def test_the_command_says_what_it_is_not_for(project, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["predict", *arguments])
         runpy.run_path(predict.__file__, run_name="__main__")
 
-    with pytest.raises(SystemExit, match="^error: models/ holds no fine-tuned network"):
+    with pytest.raises(SystemExit, match="^error: models/ has no fine-tuned network"):
         command("in/a.mp4")
     save("models/pocus.safetensors", task="pocus")
     save("models/pretrained.safetensors")
@@ -201,6 +232,7 @@ def test_the_command_says_what_it_is_not_for(project, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="^error: models/other.safetensors is missing"):
         command("--task", "other", "in/a.mp4")
     save("models/lungs.safetensors")
-    with pytest.raises(SystemExit, match="^error: --task: choose from lungs, pocus"):
+    several = r"^error: .* choose one, for example `--task lungs`: lungs \(covid, regular, b\); pocus \(covid, regular, b\)$"
+    with pytest.raises(SystemExit, match=several):
         command("in/a.mp4")
     assert not Path("out").exists()

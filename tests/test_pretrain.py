@@ -18,13 +18,14 @@ import torch.nn.functional as F
 import torchvision
 from conftest import write_us4
 from safetensors.torch import load_file
-from test_methods import BLOCKS, METHODS, small
+from test_methods import BLOCKS, METHODS, build, clip_sets, small
 
 from stages import pretrain
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.params import UserError, checked
 from stages.lib.pretraining import pairs
-from stages.lib.training.optimizer import optimizer_and_schedule
+from stages.lib.pretraining.measures import better
+from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.resume import Resume
 
 CLIPS = [(3 + number % 4, ["a", "b", ""][number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
@@ -46,6 +47,11 @@ def keeping(keep):
 def us4(workspace):
     write_us4(workspace / "data/us4", CLIPS)
     return workspace
+
+
+@pytest.fixture
+def train_method(workspace):
+    return build("simclr", clip_sets(workspace)[0])
 
 
 def result():
@@ -154,13 +160,15 @@ def test_a_single_clip_is_refused(workspace):
 
 
 RUNS = [*((method, "resnet18") for method in METHODS), ("meta_uscl", "mobilenet_v3_small")]
+RARE = BLOCKS | {"meta_uscl": BLOCKS["meta_uscl"] | {"meta_every": 3}}      # a killed run may go on between two meta steps
 
 
 @pytest.mark.parametrize(("method", "arch"), RUNS)
 @pytest.mark.parametrize("killed_in", [1, 3])
 def test_an_interrupted_run_ends_with_the_same_weights(us4, monkeypatch, method, arch, killed_in):
     """Killed in the middle of an epoch, as late as after its last step; MobileNet draws dropout from torch's own stream."""
-    settings = SETTINGS | {"method": method, "arch": arch}
+    methods = RARE if arch.startswith("mobilenet") else SETTINGS["methods"]
+    settings = SETTINGS | {"method": method, "arch": arch, "methods": methods}
     pretrain.main(**settings)
     weights, rows = result()
 
@@ -268,6 +276,43 @@ def test_long_gradients_are_shortened_and_short_ones_left():
         step = torch.cat([parameter.detach() for parameter in parameters])
         assert float(step.norm()) == pytest.approx(expected, rel=1e-4)
         assert torch.allclose(step / step.norm(), -gradient / gradient.norm(), atol=1e-5)
+
+
+def test_a_zero_gradient_passes_the_limit_and_nothing_is_read_from_the_device(monkeypatch):
+    """A frozen or masked batch has one; `bool` of a tensor would wait for the GPU in every step."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer, _ = optimizer_and_schedule([parameter], 1, "sgd", 1.0, 0.0, 0.0, 1.0, 2.0)
+    parameter.grad = torch.zeros(3)
+
+    def read(_):
+        raise AssertionError("a value was read")
+
+    with monkeypatch.context() as patch:
+        for name in ("__bool__", "item", "__float__", "tolist"):
+            patch.setattr(torch.Tensor, name, read)
+        optimizer.step()
+    assert parameter.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_group_of_constant_rate_stays_outside_the_schedule():
+    first, second = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    groups = [{"params": [first]}, {"params": [second], "constant_rate": True}]
+    optimizer, rate = optimizer_and_schedule(groups, 10, "sgd", 0.5, 0.0, 0.0, 0.0, None)
+    for step in (0, 5, 9):
+        set_learning_rate(optimizer, rate(step))
+        assert [group["lr"] for group in optimizer.param_groups] == [rate(step), 0.5]
+    assert rate(9) < 0.02
+
+
+@pytest.mark.parametrize(("losses", "kept"), [
+    ([math.nan, 3.0, 2.0, 2.5], 2), ([3.0, math.nan, 2.0], 2), ([2.0, math.nan, 3.0], 0), ([math.nan, math.nan], 1),
+    ([math.inf, 1.0], 1),
+])  # fmt: skip
+def test_a_held_out_loss_that_is_no_number_is_never_the_best_for_long(train_method, losses, kept):
+    best = {}
+    for epoch, loss in enumerate(losses):
+        best = better(best, "best_held_out_loss", {"epoch": epoch, "held_out_loss": loss}, train_method)
+    assert best["epoch"] == kept
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,21 @@ from conftest import write_frame_store
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from stages import segment
-from stages.lib.evaluation import masks, segmentation
-from stages.lib.evaluation.segmentation import Recipe
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.mask_rcnn import targets
 from stages.lib.params import UserError, checked
+from stages.lib.report.page import render
+from stages.lib.report.results import lesions
+from stages.lib.segmentation import cross_validation as segmentation
+from stages.lib.segmentation import masks
+from stages.lib.segmentation.cross_validation import Recipe
 from stages.lib.training.views import Views
 
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,
          "contrast": 0.0, "mean": 0.5, "std": 0.25}
-SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block", "folds": 2, "fold_seed": 0, "epochs": 1,
+SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block",
+            "frozen_statistics": "fixed", "folds": 2, "fold_seed": 0, "epochs": 1,
             "batch_size": 4, "input_px": 32, "pyramid_width": 8, "anchors": [0.25, 0.5, 0.5, 1.0, 1.0], "proposals": 8,
             "score_threshold": 0.5, "views": VIEWS, "copy_distance": {"clips": 0.25, "stills": 0.15},
             "optimizer": {"name": "adam", "learning_rate": 0.001, "weight_decay": 0.0, "warmup_fraction": 0.0,
@@ -61,7 +65,7 @@ def toy(workspace):
 
 def recipe(arch="resnet18", views=VIEWS, **changes):
     settings = SETTINGS | changes
-    given = {key: settings[key] for key in ("init", "trainable", "epochs", "batch_size", "optimizer")}
+    given = {key: settings[key] for key in ("init", "trainable", "epochs", "batch_size", "optimizer", "frozen_statistics")}
     return Recipe(arch=arch, views=Views(**views), sizes={key: settings[key] for key in SIZES}, **given)
 
 
@@ -108,7 +112,12 @@ def test_scores_are_those_of_the_detections_that_are_written(toy, monkeypatch):
     for image, row in images.iterrows():
         truth, predicted = maps[image] > 0, (maps[image] == 1) | np.roll(maps[image] == 1, 16, 0)
         assert row["dice"] == pytest.approx(2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()), abs=1e-6)
-        assert (row["predicted"], row["found"] >= 1) == (2, True)
+        assert (row["detections"], row["found"] >= 1) == (2, True)
+    numbers = lesions("toy", samples=50, confidence=0.95, seed=0)               # as the report reads the files
+    assert (numbers["detections"], numbers["images"], numbers["lesions"]) == (22, 11, images["lesions"].sum())
+    parameters = {f"segment.{name}": SETTINGS[name] for name in ("folds", "init", "score_threshold")}
+    page = render("sections/segmentation.html.j2", segmented={"toy": numbers}, parameters=parameters, interval="95 %")
+    assert f"{numbers['found']} were found (IoU above 0.5); 22 were detected with a score of at least 0.5" in page
     detected = json.loads(Path(NAMES[2]).read_text())
     assert sorted({line["image_id"] for line in detected}) == list(range(11)) and len(detected) == 33
     fold = images.index[images["fold"] == 1]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from stages import simulate
-from stages.lib.params import UserError
+from stages.lib.params import UserError, from_params
 from stages.phantoms.breast import SIGNS as BREAST_SIGNS
 from stages.phantoms.breast import Breast
 from stages.phantoms.gallbladder import SIGNS as GALLBLADDER_SIGNS
@@ -17,9 +17,9 @@ from stages.phantoms.gallbladder import Gallbladder
 from stages.phantoms.liver import Liver
 from stages.phantoms.lung import SIGNS as LUNG_SIGNS
 from stages.phantoms.lung import Lung
-from stages.phantoms.probe import BEAMS, DEPTHS, Probe
 from stages.phantoms.scanner import Scanner
 from stages.phantoms.tissue import draw_signs, resample, scatterers
+from stages.phantoms.transducer import BEAMS, DEPTHS, Transducer
 
 TINY = {
     "patients_per_class": 2,
@@ -65,8 +65,8 @@ def frames_of(path: Path) -> list[np.ndarray]:
 def scanned(kind: type, signs: dict, seed: int, depth_mm: float = 100):
     """A phantom of given signs and its scanner, both from one seed."""
     patient, clip = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    probe = Probe.convex(patient, depth_mm, depth_mm)
-    return kind(probe, signs, patient, clip), Scanner(probe, patient, clip)
+    transducer = Transducer.convex(patient, depth_mm, depth_mm)
+    return kind(transducer, signs, patient, clip), Scanner(transducer, patient, clip)
 
 
 def envelope(scanner: Scanner, field: np.ndarray) -> np.ndarray:
@@ -74,8 +74,8 @@ def envelope(scanner: Scanner, field: np.ndarray) -> np.ndarray:
 
 
 def hold_still(phantom, excursion_mm=(0, 0)) -> None:
-    """No drift of the probe; the organ is displaced by `excursion_mm` (lateral, axial) times the time."""
-    phantom.breathing.inhaled, phantom.breathing.probe_mm = lambda time_s: time_s, lambda time_s: (0, 0)
+    """No drift of the transducer; the organ is displaced by `excursion_mm` (lateral, axial) times the time."""
+    phantom.breathing.inhaled, phantom.breathing.drift_mm = lambda time_s: time_s, lambda time_s: (0, 0)
     phantom.excursion_mm = excursion_mm
 
 
@@ -128,28 +128,28 @@ def test_two_butterfly_clips_are_copies_of_pocus_clips(phantom, truth):
 def test_clips_of_a_patient_share_the_screen():
     def screen(clip: int) -> Scanner:
         patient = np.random.default_rng(5)
-        return Scanner(Probe.convex(patient, 90, 120), patient, np.random.default_rng(clip))
+        return Scanner(Transducer.convex(patient, 90, 120), patient, np.random.default_rng(clip))
 
     one, two = screen(1), screen(2)
     assert np.array_equal(one.fan, two.fan) and np.array_equal(one.overlay, two.overlay)
     assert one.gain_db != two.gain_db
 
 
-@pytest.mark.parametrize("probe", [Probe.convex, Probe.linear])
-def test_speckle_of_homogeneous_tissue_is_rayleigh_distributed(probe):
+@pytest.mark.parametrize("transducer", [Transducer.convex, Transducer.linear])
+def test_speckle_of_homogeneous_tissue_is_rayleigh_distributed(transducer):
     rng = np.random.default_rng(0)
-    scanner = Scanner(probe(rng, 60, 60), rng, rng)
+    scanner = Scanner(transducer(rng, 60, 60), rng, rng)
     speckle = envelope(scanner, scatterers((DEPTHS, BEAMS), rng))[20:-20, 12:-12]
     assert speckle.mean() / speckle.std() == pytest.approx(np.sqrt(np.pi / (4 - np.pi)), abs=0.1)      # 1.91
 
 
 def test_speckle_moves_with_the_tissue():
-    phantom, scanner = scanned(lambda probe, signs, *streams: Liver(probe, "Rb2", 2, *streams), {}, 3)
+    phantom, scanner = scanned(lambda transducer, signs, *streams: Liver(transducer, "Rb2", 2, *streams), {}, 3)
     hold_still(phantom, excursion_mm=(0, 2.5))
     inner = slice(DEPTHS // 2, None), slice(BEAMS // 2 - 24, BEAMS // 2 + 24)             # where depth is z
     before, after = (np.log(envelope(scanner, phantom.field(time_s))[inner] + 0.01) for time_s in (0, 1))
     (beams, samples), _ = cv2.phaseCorrelate(np.float64(before), np.float64(after))
-    assert samples * scanner.probe.step_mm == pytest.approx(-2.5, abs=0.35)
+    assert samples * scanner.transducer.step_mm == pytest.approx(-2.5, abs=0.35)
     assert beams == pytest.approx(0, abs=0.5)
 
 
@@ -208,9 +208,10 @@ def breast(changes: dict, seed: int):
     """A breast with one lesion of given signs, its scanner, and where the beams meet the lesion."""
     signs = dict.fromkeys(BREAST_SIGNS["benign"], 0) | {"width_mm": 15, "ratio": 0.6, "margin_mm": 0.2, "echo": 0.2}
     patient, clip = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    probe = Probe.linear(patient, 40, 40)
-    phantom = Breast(probe, signs | changes, patient, clip)
-    return phantom, Scanner(probe, patient, clip), resample(phantom.lesions[0].astype(np.float32), *phantom.places(0)) > 0.5
+    transducer = Transducer.linear(patient, 40, 40)
+    phantom = Breast(transducer, signs | changes, patient, clip)
+    lesion = resample(phantom.lesions[0].astype(np.float32), *phantom.places(0)) > 0.5
+    return phantom, Scanner(transducer, patient, clip), lesion
 
 
 def test_a_lesion_has_the_size_that_its_signs_say():
@@ -255,7 +256,7 @@ def test_nothing_but_texts_and_scale_outside_the_fan():
     overlays = 0
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        scanner = Scanner(Probe.convex(rng, 80, 130), rng, rng)
+        scanner = Scanner(Transducer.convex(rng, 80, 130), rng, rng)
         frame = scanner.frame(scatterers((DEPTHS, BEAMS), rng))
         assert frame.shape == (scanner.height, scanner.width, 3)
         assert not frame[~scanner.fan & (scanner.overlay == 0)].any()
@@ -276,9 +277,10 @@ def test_severity_and_class_overlap_but_differ():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"clips_per_class": {"butterfly": 2}}, {"images_per_class": 0}, {"seconds": 0.0}, {"max_frames": -1}]
+    "wrong", [{"clips_per_class": {"butterfly": 2}}, {"clips_per_class": TINY["clips_per_class"] | {"clust": 0}},
+              {"images_per_class": 0}, {"seconds": 0.0}, {"max_frames": -1}]
 )
 def test_impossible_parameters_stop_the_stage(wrong, workspace):
-    with pytest.raises(UserError, match="params.yaml: .*" + next(iter(wrong))):
-        simulate.main(seed=0, **TINY | wrong)
+    with pytest.raises(UserError, match="params.yaml: simulate." + next(iter(wrong))):
+        from_params(simulate.main, TINY | wrong, "simulate", seed=0)
     assert not Path("data").exists()

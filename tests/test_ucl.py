@@ -34,20 +34,21 @@ def clips_of(*numbers, index=None):
     )
 
 
-def allowed_anchors(numbers):
-    n = numbers[-1] + 1
-    inside = [number for number in numbers if Fraction("0.2") * n <= number < Fraction("0.5") * n]
-    return inside or list(numbers)
+def allowed_anchors(frames):
+    """Of places 0 to frames − 1."""
+    inside = [place for place in range(frames) if Fraction("0.2") * frames <= place < Fraction("0.5") * frames]
+    return inside or list(range(frames))
 
 
-def allowed_positives(numbers, anchor):
-    return [number for number in numbers if abs(number - anchor) <= 3]
+def allowed_positives(frames, anchor):
+    return [place for place in range(frames) if 0 < abs(place - anchor) <= 3]
 
 
-def allowed_negatives(numbers, anchor, window):
-    n = numbers[-1] + 1
-    low, high = (Fraction(edge) * n for edge in window)
-    return [number for number in numbers if low <= abs(number - anchor) < high and abs(number - anchor) > 3]
+def allowed_negatives(frames, anchor, window):
+    """The window has room for two frames beyond the positive range; if it is empty, all frames beyond that range will do."""
+    low, high = (Fraction(edge) * frames for edge in window)
+    beyond = [place for place in range(frames) if abs(place - anchor) > 3]
+    return [place for place in beyond if max(low, 4) <= abs(place - anchor) < max(high, 6)] or beyond
 
 
 def fits(drawn, expected):
@@ -58,53 +59,62 @@ def fits(drawn, expected):
 
 
 @pytest.mark.parametrize(("progress", "window"), WINDOWS)
-@pytest.mark.parametrize("numbers", [range(40), range(0, 400, 4), range(0, 73, 8), [0, 1, 2, 9, 11, 12, 13, 20, 30, 31, 47]])
+@pytest.mark.parametrize("numbers", [range(40), range(0, 320, 8), [0, 1, 2, 9, 11, 12, 13, 20, 30, 31, 47]])
 def test_every_allowed_frame_is_drawn_as_often_and_no_other(train, draw, numbers, progress, window):
+    """Distances count kept frames: a clip of which every eighth frame is kept is like one of which all are."""
     model = build("ucl", train)
-    model.progress, numbers = progress, list(numbers)
+    model.progress, frames = progress, len(numbers)
     single = clips_of(numbers)
-    picked = model.pick(Clips(*(value.expand(20000, *value.shape[1:]) for value in single)), draw)
-    drawn = [[numbers[place] for place in row] for row in picked.tolist()]
-    anchors = allowed_anchors(numbers)
+    drawn = model.pick(Clips(*(value.expand(20000, *value.shape[1:]) for value in single)), draw).tolist()
+    anchors = allowed_anchors(frames)
     expected_positive, expected_negative = {}, {}
     for anchor in anchors:
-        positives = allowed_positives(numbers, anchor)
-        negatives = allowed_negatives(numbers, anchor, window)
+        positives, negatives = allowed_positives(frames, anchor), allowed_negatives(frames, anchor, window)
         expected_positive |= {(anchor, other): Fraction(1, len(anchors) * len(positives)) for other in positives}
-        negatives = negatives or [anchor]
         expected_negative |= {(anchor, other): Fraction(1, len(anchors) * len(negatives)) for other in negatives}
     assert fits(Counter((row[0], row[1]) for row in drawn), expected_positive)
     assert fits(Counter((row[0], row[2]) for row in drawn), expected_negative)
-    for row in drawn:
-        allowed, present = allowed_negatives(numbers, row[0], window), [other for other in row[2:] if other != row[0]]
-        assert len(present) == len(set(present)) == min(3, len(allowed)) and set(present) <= set(allowed)
 
 
-@pytest.mark.parametrize(("progress", "window"), WINDOWS)
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.9, 1.0])
 @pytest.mark.parametrize("step", [1, 8])
-def test_clips_of_every_length_give_allowed_frames_and_the_anchor_for_a_missing_one(train, draw, progress, window, step):
-    """All lengths at once, from one frame on; after thinning no frame may be left near the anchor but itself."""
+def test_no_anchor_is_its_own_positive_and_a_clip_long_enough_has_negatives(train, draw, progress, step):
+    """All lengths at once. From nine kept frames on every anchor has a frame more than three away, in all of the run."""
     model = build("ucl", train)
     model.progress = progress
+    window = [str(Fraction(edge).limit_denominator(10**9)) for edge in model.window()]
     numbers = [list(range(0, step * frames, step)) for frames in range(1, 61)]
-    missing = 0
     for _ in range(15):
         for own, row in zip(numbers, model.pick(clips_of(*numbers), draw).tolist(), strict=True):
-            anchor, positive, *negatives = [own[place] for place in row]
-            assert anchor in allowed_anchors(own) and positive in allowed_positives(own, anchor)
-            allowed = allowed_negatives(own, anchor, window)
-            assert sorted(set(negatives) - {anchor}) == sorted(other for other in negatives if other != anchor)
-            assert set(negatives) - {anchor} <= set(allowed)
-            assert negatives.count(anchor) == max(0, 3 - len(allowed))
-            missing += negatives.count(anchor)
-    assert missing > 0
+            anchor, positive, *negatives = row
+            assert anchor in allowed_anchors(len(own)) and len(negatives) == 3
+            assert positive in (allowed_positives(len(own), anchor) or [anchor]) and (positive != anchor or len(own) == 1)
+            assert set(negatives) <= set(allowed_negatives(len(own), anchor, window) or [anchor])
+            assert anchor not in negatives or len(own) < 9
 
 
-def test_negatives_of_the_own_clip_come_in_when_the_curriculum_says(train, draw):
-    model = build("ucl", train, intra_from=0.25)
-    for progress, frames in [(0.0, 2), (0.2499, 2), (0.25, 5), (1.0, 5)]:
+def test_clips_too_short_to_serve_are_counted_in_a_warning(workspace, monkeypatch, capsys):
+    """In a clip of seven frames the anchor may be the middle one, which has three frames on either side; eight are enough."""
+    for short, said in ((1, False), (2, True)):
+        folder = workspace / str(short)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        train = clip_sets(folder, [(7, "", "train")] * short + [(8, "", "train")] * (10 - short))[0]
+        build("ucl", train)
+        out = capsys.readouterr().out
+        assert (f"warning: {short} of 10 training clips" in out) == said and bool(out) == said
+
+
+def test_negatives_of_the_own_clip_count_when_the_curriculum_says(train, draw):
+    """Before that they are encoded for the bank only."""
+    model = build("ucl", train, intra_from=0.25, positive_range=1)
+    frames, clips = next(iter(train.batches(8, model.pick, draw)))
+    present = model.differs(clips)[:, 1:]
+    assert present.any() and not present.all()
+    for progress, count in [(0.0, False), (0.2499, False), (0.25, True), (1.0, True)]:
         model.progress = progress
-        assert model.pick(train.clips, draw).shape == (len(train), frames)
+        assert torch.equal(model.counted(clips), present & count)
+        assert model.pick(train.clips, draw).shape == (len(train), 5)
 
 
 @pytest.mark.parametrize(("progress", "easy"), [(0, 1), (0.167, 1), (0.4, 1), (0.6, 3 / 4), (0.7, 1 / 2), (0.8, 1 / 4), (1, 0)])
@@ -136,60 +146,77 @@ def unit_rows(rows, width, draw):
 
 
 @pytest.mark.parametrize("mined", [1, 4])
-def test_the_cross_negative_equals_the_loop_and_passes_over_own_keys(train, draw, mined):
-    model = build("ucl", train, cross_mined=mined, queue_size=24, embedding_width=5).double()
+def test_the_cross_negative_equals_the_loop_and_passes_over_own_entries(train, draw, mined):
+    model = build("ucl", train, cross_mined=mined, bank_size=24, embedding_width=5).double()
     query, clip = unit_rows(6, 5, draw), torch.tensor([0, 1, 2, 3, 0, 9])
-    keys, owners = unit_rows(24, 5, draw), torch.arange(24) % 5 - 1
-    for place, own in enumerate(clip[:4]):          # the nearest key of all is the clip's own
-        keys[place], owners[place] = query[place], own
-    model.queue.embedding.copy_(keys)
-    model.queue.clip.copy_(owners)
-    found, _ = model.cross_negative(query, clip)
+    bank, owners = unit_rows(24, 5, draw), torch.arange(24) % 5 - 1
+    for place, own in enumerate(clip[:4]):          # the nearest entry of all is the clip's own
+        bank[place], owners[place] = query[place], own
+    found, mined_from = model.cross_negative(query, clip, bank, owners)
     for ours, one, own in zip(found, query, clip.tolist(), strict=True):
-        expected = cross_negative_loop(one, keys, owners.tolist(), own, mined, 0.07)
-        assert torch.allclose(ours, expected, atol=1e-12)
+        assert torch.allclose(ours, cross_negative_loop(one, bank, owners.tolist(), own, mined, 0.07), atol=1e-12)
+    assert not (mined_from["mined_clip"] == clip[:, None]).any()
+    assert torch.allclose(mined_from["mined_share"].sum(1), torch.ones(6).double())
 
 
-def test_fewer_keys_of_other_clips_than_are_mined_are_all_taken(train, draw):
-    model = build("ucl", train, cross_mined=4, queue_size=6, embedding_width=5).double()
-    query, keys, owners = unit_rows(3, 5, draw), unit_rows(6, 5, draw), [7, 7, 2, 7, 3, 7]
-    model.queue.embedding.copy_(keys)
-    model.queue.clip.copy_(torch.tensor(owners))
-    for ours, one in zip(model.cross_negative(query, torch.tensor([7, 7, 7]))[0], query, strict=True):
-        assert torch.allclose(ours, cross_negative_loop(one, keys, owners, 7, 4, 0.07), atol=1e-12)
+def test_fewer_entries_of_other_clips_than_are_mined_are_all_taken(train, draw):
+    model = build("ucl", train, cross_mined=4, bank_size=6, embedding_width=5).double()
+    query, bank, owners = unit_rows(3, 5, draw), unit_rows(6, 5, draw), [7, 7, 2, 7, 3, 7]
+    found, _ = model.cross_negative(query, torch.tensor([7, 7, 7]), bank, torch.tensor(owners))
+    for ours, one in zip(found, query, strict=True):
+        assert torch.allclose(ours, cross_negative_loop(one, bank, owners, 7, 4, 0.07), atol=1e-12)
 
 
-NUMBERS = [[30, 32, 50, 12, 55], [10, 10, 30, 10, 10], [7, 8, 7, 7, 7], [20, 17, 40, 1, 39], [5, 5, 20, 9, 30]]
+NUMBERS = [[30, 32, 50, 12, 55], [10, 12, 30, 10, 10], [7, 8, 7, 7, 7], [20, 20, 40, 1, 39], [5, 6, 20, 9, 30]]
 
 
-@pytest.mark.parametrize(("batch", "intra"), [(1, 3), (2, 3), (5, 3), (4, 0)])
-def test_the_loss_equals_the_equation_without_missing_negatives(train, draw, batch, intra):
-    """Rows 1 and 2 of NUMBERS lack two and all three negatives. Views are drawn again from the same state."""
-    model = build("ucl", train, embedding_width=6, queue_size=16, cross_mined=2).double().eval()
+@pytest.mark.parametrize(("batch", "progress"), [(1, 0.5), (3, 0.5), (5, 0.5), (5, 0.0)])
+def test_the_loss_equals_the_equation(train, draw, batch, progress):
+    """Rows 1 and 2 lack two and all three negatives, row 3 the positive. Negatives count from progress 0.167 on.
+
+    The bank has the negatives of the step, the latest in place of the oldest. Views are drawn again from the same state.
+    """
+    model = build("ucl", train, embedding_width=6, bank_size=20, cross_mined=2).double().eval()
+    model.progress = progress
     for parameter in model.key_encoder.parameters():        # so that it matters which encoder sees a frame
         parameter.add_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64) * 0.02)
-    model.queue.clip.copy_(torch.arange(16) % 6)
-    clips = clips_of(*([number] for number in range(batch)))._replace(number=torch.tensor(NUMBERS)[:batch, : 2 + intra])
-    frames = torch.rand(batch, 2 + intra, 1, 32, 32, generator=draw, dtype=torch.float64)
+    model.bank.clip.copy_(torch.arange(20) % 6)
+    clips = clips_of(*([number] for number in range(batch)))._replace(number=torch.tensor(NUMBERS)[:batch])
+    frames = torch.rand(batch, 5, 1, 32, 32, generator=draw, dtype=torch.float64)
     state = draw.get_state()
     loss, terms = model.loss(frames, clips, draw)
 
     views = model.views.normalise(model.views(frames.flatten(0, 1), draw.set_state(state))).unflatten(0, (batch, -1))
-    total = 0.0
+    encode = lambda frames: F.normalize(model.projection_head(model.backbone(frames)), dim=1).detach()  # noqa: E731
+    queries = [encode(torch.cat([own[:1], own[2:]])) for own in views]
+    bank, owners = list(model.bank.embedding), model.bank.clip.tolist()
+    for place, (own, z) in enumerate((own, z) for own, query in enumerate(queries) for z in query[1:]):
+        bank[place], owners[place] = z, own
+    total, counting = 0.0, 0
     for clip, (own, numbers) in enumerate(zip(views, clips.number.tolist(), strict=True)):
-        query, *negatives = F.normalize(model.projection_head(model.backbone(torch.cat([own[:1], own[2:]]))), dim=1).detach()
+        query, *negatives = queries[clip]
         positive = F.normalize(model.key_encoder.encoder(own[1:2]), dim=1)[0]
-        negatives = [z for z, number in zip(negatives, numbers[2:], strict=True) if number != numbers[0]]
-        negatives.append(cross_negative_loop(query, model.queue.embedding, model.queue.clip.tolist(), clip, 2, 0.07))
+        negatives = [z for z, number in zip(negatives, numbers[2:], strict=True) if number != numbers[0] and progress]
+        negatives.append(cross_negative_loop(query, bank, owners, clip, 2, 0.07))
         weight = math.exp(float(query @ positive) / 0.07)
-        total -= math.log(weight / (weight + sum(math.exp(float(query @ z) / 0.07) for z in negatives)))
-    assert loss.item() == pytest.approx(total / batch, rel=1e-7)        # the views' grid is single precision at best
+        if numbers[1] != numbers[0]:
+            total -= math.log(weight / (weight + sum(math.exp(float(query @ z) / 0.07) for z in negatives)))
+            counting += 1
+    assert loss.item() == pytest.approx(total / counting, rel=1e-7)     # the views' grid is single precision at best
     assert terms["frame_distance"].tolist() == [abs(own[1] - own[0]) for own in NUMBERS[:batch]]
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.trained())
 
 
-def test_the_queue_and_the_key_encoder_move_in_after_step_only(train, draw):
+def test_a_batch_of_single_frames_has_nothing_to_learn_from(train, draw):
+    model = build("ucl", train).eval()
+    clips = clips_of([0], [0], [0])._replace(number=torch.full((3, 5), 4))
+    loss, _ = model.loss(torch.rand(3, 5, 1, 32, 32, generator=draw), clips, draw)
+    loss.backward()
+    assert loss.item() == 0 and all((parameter.grad == 0).all() for parameter in model.trained())
+
+
+def test_the_bank_and_the_key_encoder_move_in_after_step_only(train, draw):
     model = build("ucl", train)
     model.progress = 0.5
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -201,16 +228,24 @@ def test_the_queue_and_the_key_encoder_move_in_after_step_only(train, draw):
     with torch.no_grad():
         model.projection_head[0].weight.add_(1)
     model.after_step()
-    assert {"queue.embedding", "queue.clip", "queue.next"} < moved()
-    assert model.queue.clip[:5].tolist() == clips.index.tolist() and model.queue.clip[5:].eq(-1).all()
-    assert torch.equal(model.queue.embedding[:5], model.keys[0]) and model.queue.next == 5
+    assert {"bank.embedding", "bank.clip", "bank.next"} < moved()
+    assert model.bank.clip[:15].tolist() == clips.index.repeat_interleave(3).tolist() and model.bank.clip[15:].eq(-1).all()
+    assert torch.equal(model.bank.embedding[:15], model.latest[0]) and model.bank.next == 15
     trained, key = model.projection_head[0].weight, model.key_encoder.encoder[1][0].weight
     assert torch.allclose(key, 0.999 * (trained - 1) + 0.001 * trained, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [[0.766, 0.766]])
+def test_the_published_views_are_shifts(train, draw, scale):
+    """A window of one size at any place: nothing is zoomed more than anything else."""
+    views = build("ucl", train).views
+    boxes = views.draw(2000, (64, 64), draw)["boxes"]
+    assert boxes[:, 2:].eq(56).all() and sorted(set(boxes[:, 0].tolist())) == list(range(9))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("cross_mined", 300), ("positive_range", -1), ("intra_from", 0.6), ("far_window", [0.4, 0.2]), ("near_window", [0.1]),
+    [("cross_mined", 300), ("positive_range", 0), ("intra_from", 0.6), ("far_window", [0.4, 0.2]), ("near_window", [0.1]),
      ("anchor_window", [0.2, 1.5])],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_by_name(train, key, value):

@@ -62,8 +62,12 @@ def test_both_views_share_the_anchor_and_one_lambda(train, draw, monkeypatch):
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_the_loss_is_the_sum_of_its_terms(train, draw, labelled):
-    model = build("uscl", train).double().eval()
+@pytest.mark.parametrize(("training", "pair"), [(True, ("left", "right")), (False, ("first", "third"))])
+def test_the_loss_is_the_sum_of_its_terms(train, draw, labelled, training, pair):
+    """Of mixed pairs in training, of two frames as they are in the held-out loss, which chooses the epoch."""
+    model = build("uscl", train).double().train(training)
+    for part in model.modules():
+        part.momentum = 0.0                             # of batch norm: two passes with the same statistics
     label = train.clips.label if labelled else torch.full((4,), -1)
     clips = train.clips._replace(label=label)
     frames = torch.rand(4, 3, 1, 32, 32, generator=draw, dtype=torch.float64)
@@ -71,7 +75,7 @@ def test_the_loss_is_the_sum_of_its_terms(train, draw, labelled):
     loss, terms = model.loss(frames, clips, draw)
 
     seen = model.step_views(frames, clips, draw.set_state(state))
-    views = torch.cat([seen[side].grey for side in ("left", "right")])
+    views = torch.cat([seen[role].grey for role in pair])
     feature = model.backbone(model.views.normalise(views))
     left, right = F.normalize(model.projection_head(feature), dim=1).chunk(2)
     contrastive = nt_xent_loop(left.detach(), right.detach(), 0.5, [1.0] * 4)

@@ -48,6 +48,7 @@ WORDS = {
     "less_than": "below {lt:g}", "less_than_equal": "{le:g} or less", "literal_error": "{expected}",
     "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
 }
+NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
 
 
 class UserError(Exception):
@@ -60,7 +61,7 @@ def require(condition: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
-def run(main: Callable, stage: str, item: str | None = None, lower: str = "") -> None:
+def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pipeline: str = "dvc.yaml") -> None:
     """Call `main` with the parameters that dvc.yaml declares for `stage`; what stops it becomes one line and exit status 1.
 
     Args:
@@ -69,12 +70,13 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "") ->
         stage: the name in dvc.yaml, without the item of a `foreach`.
         item: the argument of `main` that is this item and comes from the command line: source, task.
         lower: the parameter that a user lowers where the memory is too small.
+        pipeline: the file that describes the stage.
     """
     try:
         named = sys.argv[1:] if item else []
         require(not item or len(named) == 1, f"name one {item}: python -m stages.{stage} <{item}>")
         arguments = {item: named[0]} if item else {}
-        shared = _declared("@".join([stage, *named]))
+        shared = _declared("@".join([stage, *named]), pipeline)
         block = shared.pop(stage, {})
         arguments |= checked(main, shared, "", inspect.signature(main).parameters.keys() - shared.keys())
         arguments |= checked(main, block, stage, arguments)
@@ -92,16 +94,20 @@ def show() -> dict:
     """All parameters of the workspace, for a tool that is no stage."""
     try:
         return dvc.api.params_show()
-    except (DvcException, SCMError) as error:
+    except SCMError:
+        raise UserError(NO_GIT) from None
+    except DvcException as error:
         raise UserError(f"params.yaml cannot be read ({error}); run this in the project's folder") from None
 
 
-def _declared(stage: str) -> dict:
-    """The parameters that dvc.yaml declares for the stage."""
+def _declared(stage: str, pipeline: str) -> dict:
+    """The parameters that the pipeline's file declares for the stage."""
     try:
-        return dvc.api.params_show(stages=stage)
+        return dvc.api.params_show(stages=f"{pipeline}:{stage}")
+    except SCMError:
+        raise UserError(NO_GIT) from None
     except StageNotFound:
-        raise UserError(f"dvc.yaml has no stage {stage}; `dvc stage list` shows all, params.yaml lists their items") from None
+        raise UserError(f"{pipeline} has no stage {stage}; `dvc stage list` shows all, params.yaml lists their items") from None
 
 
 def from_params(target: Callable, block: dict, name: str, **given: Any) -> Any:

@@ -13,6 +13,9 @@ from dvc.utils.serialize import parse_yaml
 from stages.lib.params import UserError, require
 
 
+LOCKS = ("dvc.lock", "data/dvc.lock")
+
+
 def committed() -> dict | None:
     """All parameters as the commit that is checked out has them; None where there is none: outside git, or before the first."""
     try:
@@ -54,7 +57,7 @@ def experiments(revisions: list[str], all_commits: bool) -> list[dict]:
         all_commits: every commit of the branch, too.
 
     Returns:
-        name, revision, state (done, running, queued, failed), params, metrics, and `lock`: the stages of its dvc.lock, which
+        name, revision, state (done, running, queued, failed), params, metrics, and `lock`: the stages of its dvc.lock files, which
         say what made the metrics, where params.yaml may have been edited since.
 
     Raises:
@@ -84,8 +87,10 @@ def _experiment(state: ExpState, name: str, outcome: str) -> dict:
     data = state.data
     params = data.params.get("params.yaml", {}).get("data", {}) if data else {}
     metrics = data.metrics.get("reports/metrics.json", {}).get("data", {}) if data and outcome == "done" else {}
-    try:
-        lock = parse_yaml(read("dvc.lock", state.rev), "dvc.lock").get("stages", {}) if outcome == "done" else {}
-    except UserError:
-        lock = {}
+    lock = {}
+    for path in LOCKS if outcome == "done" else ():
+        try:
+            lock |= parse_yaml(read(path, state.rev), path).get("stages", {})
+        except UserError:
+            continue            # a revision from before the file was there, or without any run
     return {"name": name, "revision": state.rev, "state": outcome, "params": params, "metrics": metrics, "lock": lock}

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 
 from stages.lib.networks.backbone import Backbone
-from stages.lib.networks.heads import mlp, projection_head, unit
+from stages.lib.networks.heads import mlp, unit
 from stages.lib.params import Count, Positive, from_params
 from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
-from stages.lib.pretraining.losses import barlow_twins, nt_xent, vicreg
+from stages.lib.pretraining.losses import barlow_twins, nt_xent_terms, vicreg
 from stages.lib.pretraining.method import ContrastiveMethod
 from stages.lib.training.views import Views
 
@@ -49,6 +49,10 @@ OBJECTIVES = {"simclr": Simclr, "vicreg": Vicreg, "barlow_twins": BarlowTwins}
 class Method(ContrastiveMethod):
     """Intra-video positive pairs under one of three objectives, each with its own settings.
 
+    Weights as in the authors' code: the mean of w · ℓ, not divided by the mean weight. Their head: one hidden layer with batch
+    norm. Unlike there, a pair is never the same frame twice: of frames kept at a few per second that would be one pair in
+    nine, not one in seventy-five.
+
     Args:
         objective: simclr | vicreg | barlow_twins; the name of the argument below that is used.
         simclr, vicreg, barlow_twins: keys and values of `Simclr`, `Vicreg` and `BarlowTwins`.
@@ -71,8 +75,7 @@ class Method(ContrastiveMethod):
             if name == objective:
                 self.settings = settings
         width, feature = self.settings.embedding_width, backbone.feature_width
-        head = projection_head(feature, feature, width) if objective == "simclr" else mlp(feature, width, width, width)
-        self.projection_head = head
+        self.projection_head = mlp(feature, width, width)
 
     def max_gap(self, clips: Clips) -> torch.Tensor:
         """D = int(δ · fps), in frames of the recording, [B]; 0 where the frame rate is unknown."""
@@ -100,7 +103,8 @@ class Method(ContrastiveMethod):
         weight = self.pair_weight(clips).to(left.dtype)
         match self.settings:
             case Simclr(_, weighted, temperature, _):
-                loss = nt_xent(unit(left), unit(right), temperature, weight if weighted else None)
+                terms = nt_xent_terms(unit(left), unit(right), temperature)
+                loss = (terms * weight).mean() if weighted else terms.mean()
             case Vicreg(_, weighted):
                 loss = vicreg(left, right, *self.settings[3:], weight if weighted else None)
             case BarlowTwins(_, width, off_diagonal_weight):

@@ -71,17 +71,20 @@ class Method(ContrastiveMethod):
         self.weight_optimizer = torch.optim.Adam(self.weight_network.parameters(), lr=weight_learning_rate)
         self.meta_draw = torch.Generator(clip_set.frames.device).manual_seed(torch.initial_seed() + 1)
         self.steps, self.forward_pass = 0, None
+        self.meta_loss = torch.tensor(torch.nan)            # of the last meta step
         unit_weights = torch.eye(self.mixing_frames)
         for name, value in {"ends": unit_weights[[0, -1]][:, None], "middle": unit_weights[1]}.items():
             self.register_buffer(name, value, persistent=False)         # 2 x 1 x n, n: on the device once
 
     def get_extra_state(self) -> dict:
-        return {"weight_optimizer": self.weight_optimizer.state_dict(), "draw": self.meta_draw.get_state(), "steps": self.steps}
+        return {"weight_optimizer": self.weight_optimizer.state_dict(), "draw": self.meta_draw.get_state(), "steps": self.steps,
+                "meta_loss": self.meta_loss}
 
     def set_extra_state(self, state: dict) -> None:
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.meta_draw.set_state(state["draw"])
         self.steps = state["steps"]
+        self.meta_loss = state["meta_loss"].to(self.ends.device)
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that the main optimiser trains, by name: all but those of the weight network."""

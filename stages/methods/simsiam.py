@@ -13,7 +13,7 @@ from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):
-    """A random frame of each clip, seen twice.
+    """A random frame of each clip, seen twice. The predictor's learning rate stays constant (Sec. 4.2, "Predictor").
 
     Args:
         embedding_width: D, width of the projection and of its hidden layers.
@@ -27,6 +27,11 @@ class Method(ContrastiveMethod):
         widths = [backbone.feature_width, embedding_width, embedding_width, embedding_width]
         self.projection_head = nn.Sequential(mlp(*widths), nn.BatchNorm1d(embedding_width, affine=False))
         self.predictor = mlp(embedding_width, hidden_width, embedding_width)
+
+    def trained(self) -> list[dict]:
+        predictor = set(self.predictor.parameters())
+        rest = [parameter for parameter in super().trained() if parameter not in predictor]
+        return [{"params": rest}, {"params": list(self.predictor.parameters()), "constant_rate": True}]
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
         """½ D(p₁, z₂) + ½ D(p₂, z₁), D the negative cosine (Eq. 1 and 4); the spread tells a collapse.

@@ -77,9 +77,13 @@ class Method(ContrastiveMethod):
         return {"first": View(first, (0,)), "anchor": View(anchor, (1,)), "third": View(third, (2,))} | mixed
 
     def loss(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> tuple[torch.Tensor, dict]:
-        """NT-Xent + label_weight · (CE_i + CE_j); a batch without labels contributes 0 to the cross-entropy."""
+        """NT-Xent + label_weight · (CE_i + CE_j); a batch without labels contributes 0 to the cross-entropy.
+
+        In evaluation the pair is x1 and x3 without mixing, as in the authors' code: the epoch to keep is chosen by them.
+        """
         views = self.step_views(frames, clips, generator)
-        feature = self.backbone(self.normalised(views["left"], views["right"]))           # 2B x F
+        pair = ("left", "right") if self.training else ("first", "third")
+        feature = self.backbone(self.normalised(*(views[role] for role in pair)))       # 2B x F
         projection = self.projection_head(feature)                                      # 2B x D
         contrastive = nt_xent(*unit(projection).chunk(2), self.temperature)
         logits = self.classifier(feature if self.classifier_on == "feature" else projection)

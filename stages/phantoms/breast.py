@@ -1,13 +1,13 @@
-"""Breast phantom: skin, fat with Cooper's ligaments, gland and chest muscle, and in some of them a lesion or two.
+"""Breast phantom: skin, fat with Cooper's ligaments, gland and chest muscle, and in some images one or two lesions.
 
-The lesions differ as the BI-RADS lexicon says (shape, orientation, margin, posterior features), and overlap.
+The classes of lesions differ as in the BI-RADS lexicon (shape, orientation, margin, posterior features), but overlap.
 """
 
 import cv2
 import numpy as np
 
-from stages.phantoms.probe import Probe
 from stages.phantoms.tissue import Body, bell, texture
+from stages.phantoms.transducer import Transducer
 
 NAMES = ("width_mm", "ratio", "lobes", "spicules", "margin_mm", "echo", "enhancement", "shadow")
 SIGNS = {  # class → (mildest, most severe) of each of NAMES: height / width, fractions of the radius, dB/mm
@@ -15,21 +15,23 @@ SIGNS = {  # class → (mildest, most severe) of each of NAMES: height / width, 
     "malignant": ((8, 20), (0.7, 1.5), (0.08, 0.22), (0.02, 0.5), (0.3, 1.2), (0.4, 0.12), (0.15, 0), (0, 1.3)),
 }
 SIGNS = {label: dict(zip(NAMES, values, strict=True)) for label, values in SIGNS.items()} | {"normal": {}}
-SECOND_PROBABILITY = 0.12  # of another lesion beside one that leaves room for it
+SECOND_PROBABILITY = 0.12  # of a second lesion, if the first leaves room for it
 
 
 class Breast(Body):
-    """The breast of one image, a layer below the other.
+    """The breast of one image, in layers.
 
     Args:
-        signs: of the lesion, by NAMES; none where there is no lesion.
+        signs: of the lesion, by NAMES; empty if there is no lesion.
 
     Attributes:
-        lesions: for each the canvas points inside its outline, bool [rows, columns].
+        lesions: for each lesion, the canvas points inside its outline, bool [rows, columns].
     """
 
-    def __init__(self, probe: Probe, signs: dict[str, float], patient: np.random.Generator, clip: np.random.Generator):
-        super().__init__(probe, patient, clip)
+    def __init__(
+        self, transducer: Transducer, signs: dict[str, float], patient: np.random.Generator, clip: np.random.Generator
+    ):
+        super().__init__(transducer, patient, clip)
         self.excursion_mm = 0, 0                                              # no organ that slides under the wall
         self._layers(clip)
         two = bool(signs) and signs["width_mm"] < 14 and clip.random() < SECOND_PROBABILITY
@@ -39,7 +41,7 @@ class Breast(Body):
         self.join()
 
     def _layers(self, rng: np.random.Generator) -> None:
-        """Wavy boundaries; in fat and muscle few bright sheets, in the gland many, and dark ducts and lobules."""
+        """Layers with wavy boundaries: fat and muscle with few bright sheets, gland with many, and dark ducts and lobules."""
         deep = self.beam_depths.max()
         wave = 0.04 * deep * self._streaks(6, 14, rng)                        # mm
         fat_mm, gland_mm = rng.uniform(0.12, 0.3) * deep + wave, rng.uniform(0.6, 0.85) * deep + 0.5 * wave
@@ -54,7 +56,7 @@ class Breast(Body):
         self.attenuation += rng.uniform(0, 0.35)
 
     def _lesion(self, signs: dict[str, float], place: float, rng: np.random.Generator) -> np.ndarray:
-        """Put a lesion into the tissue, and return its inside."""
+        """Put a lesion into the tissue; return the points inside it."""
         scale = rng.uniform(0.85, 1)
         half = 0.5 * scale * signs["width_mm"] * np.array([1, signs["ratio"]])            # mm, to the side and down
         deep = self.beam_depths.max()
@@ -76,14 +78,14 @@ class Breast(Body):
         return outside_mm < 0
 
     def _streaks(self, down_mm: float, aside_mm: float, rng: np.random.Generator) -> np.ndarray:
-        """A `texture` that is flatter than it is long, as tissue pressed by the probe is; blurred on a coarser grid."""
+        """A `texture` of flat structures, as in tissue under the pressure of the transducer; blurred on a coarser grid."""
         rows, columns = self.x.shape
         coarse = int(2 * rows * self.step_mm / down_mm) + 2, int(2 * columns * self.step_mm / aside_mm) + 2
         return cv2.resize(texture(coarse, 2, 2, rng), (columns, rows), interpolation=cv2.INTER_CUBIC)
 
 
 def outline(angle: np.ndarray, signs: dict[str, float], rng: np.random.Generator) -> np.ndarray:
-    """The radius at angles [N], in parts of the ellipse's: harmonics for the lobes, narrow peaks for the spicules."""
+    """The radius at angles [N], relative to the ellipse: harmonics for the lobes, narrow peaks for the spicules."""
     radius = np.ones_like(angle)
     for order in range(2, 6):
         radius += signs["lobes"] / np.sqrt(order) * rng.normal() * np.cos(order * angle + rng.uniform(0, 2 * np.pi))

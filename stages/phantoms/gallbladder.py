@@ -1,10 +1,10 @@
-"""Gallbladder phantom: a pear of bile in the liver with its wall, and stones, polyps or a tumour of the wall."""
+"""Gallbladder phantom: a pear-shaped lumen of bile in the liver, its wall, and stones, polyps or a tumour of the wall."""
 
 import cv2
 import numpy as np
 
-from stages.phantoms.probe import Probe
 from stages.phantoms.tissue import Body, bell
+from stages.phantoms.transducer import Transducer
 
 NAMES = ("wall_mm", "mass_mm", "stones", "polyps", "infiltration_mm", "sludge")
 SIGNS = {  # class → (mildest, most severe) of each of NAMES; sludge fills a part of the lumen; the classes overlap
@@ -19,13 +19,15 @@ class Gallbladder(Body):
     """The gallbladder of one clip, in its liver.
 
     Attributes:
-        along, aside: place of every canvas point on the gallbladder's axis and across it, mm; `down` into the body.
-        outside_mm: distance from the lumen's edge before a tumour grew into it, negative inside.
+        along, aside: position of every canvas point along and across the gallbladder's axis, mm; down: into the body, mm.
+        outside_mm: distance from the edge of the lumen without a tumour, negative inside.
         bile: mask of the lumen.
     """
 
-    def __init__(self, probe: Probe, signs: dict[str, float], patient: np.random.Generator, clip: np.random.Generator):
-        super().__init__(probe, patient, clip)
+    def __init__(
+        self, transducer: Transducer, signs: dict[str, float], patient: np.random.Generator, clip: np.random.Generator
+    ):
+        super().__init__(transducer, patient, clip)
         self.signs = signs
         self.amplitude *= patient.uniform(0.7, 1.1) * np.exp(0.1 * self.texture(2.5, clip))
         self._shape(clip)
@@ -35,7 +37,7 @@ class Gallbladder(Body):
         self.finish(patient)
 
     def _shape(self, rng: np.random.Generator) -> None:
-        """Place, size and tilt of the pear."""
+        """Position, size and tilt of the lumen."""
         x, z = self.beams
         self.length, self.width = rng.uniform(22, 32), rng.uniform(10, 15)                 # half axes, mm
         angle, taper = rng.uniform(-0.7, 0.7), rng.uniform(0.1, 0.4)
@@ -50,7 +52,7 @@ class Gallbladder(Body):
         )
 
     def _neighbours(self, rng: np.random.Generator) -> None:
-        """A vessel in the liver; beside some gallbladders bowel gas: a bright surface and a dirty shadow."""
+        """A vessel in the liver and, beside some gallbladders, bowel gas: a bright surface with a dirty shadow."""
         vessel = np.hypot(self.x - rng.normal(0, 30), self.z - rng.uniform(30, 110)) - rng.uniform(2, 5)
         self.amplitude *= np.clip(1 / (1 + np.exp(-vessel / 0.3)), 0.05, 1)
         if rng.random() < 0.3:
@@ -60,7 +62,7 @@ class Gallbladder(Body):
             self.attenuation += 1.2 * (gas < 0)
 
     def _wall(self, rng: np.random.Generator) -> None:
-        """The wall, thick all round or (a tumour) irregular on one side and growing both ways; the bile it encloses."""
+        """The wall and the bile that it encloses. A tumour is irregular, on one side of the wall, and grows in and out."""
         irregular, outside = self.texture(2.5, rng), self.outside_mm
         towards = np.cos(np.arctan2(self.aside / self.width, self.along / self.length) - rng.uniform(0, 2 * np.pi))
         ragged = 0.35 * irregular if self.signs["mass_mm"] > 2.5 else 0
@@ -76,7 +78,7 @@ class Gallbladder(Body):
         self.attenuation -= 0.12 * self.bile                                              # enhancement below
 
     def _contents(self, rng: np.random.Generator) -> None:
-        """Sludge in the deep part; stones on the floor with clean shadows; polyps on the wall, without."""
+        """Sludge in the deep part; stones on the floor, with clean shadows; polyps on the wall, without shadows."""
         if self.signs["sludge"] > 0.25:
             self.amplitude[self.bile & (self.down > self.width * (0.9 - self.signs["sludge"]))] = 0.45
         rim = np.argwhere(self.bile & (self.outside_mm > -1.5))

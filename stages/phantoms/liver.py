@@ -1,9 +1,9 @@
-"""Liver phantom: parenchyma with vessels, capsule and diaphragm; its texture coarsens with the stage of fibrosis."""
+"""Liver phantom: parenchyma with vessels, capsule and diaphragm. The texture is coarser at higher stages of fibrosis."""
 
 import numpy as np
 
-from stages.phantoms.probe import Probe
 from stages.phantoms.tissue import Body, bell
+from stages.phantoms.transducer import Transducer
 
 SCENES = ("Rb1", "Rb2", "Rb3", "Rb4", "Rb5")
 
@@ -14,13 +14,13 @@ class Liver(Body):
     Args:
         scene: Rb1 one large vessel, Rb2 several small ones, Rb3 one along the image plane, Rb4 two that cross, Rb5 two
             near the diaphragm.
-        fibrosis: 0 to 4; the clip's own stage scatters about it.
+        fibrosis: stage from 0 to 4; the stage of the clip is drawn around it.
     """
 
     def __init__(
-        self, probe: Probe, scene: str, fibrosis: float, patient: np.random.Generator, clip: np.random.Generator
+        self, transducer: Transducer, scene: str, fibrosis: float, patient: np.random.Generator, clip: np.random.Generator
     ):
-        super().__init__(probe, patient, clip)
+        super().__init__(transducer, patient, clip)
         self.clip = clip
         self.signs = {"fibrosis": round(float(np.clip(fibrosis + clip.normal(0, 0.4), 0, 4)), 2), "vessels": 0}
         self._parenchyma(self.signs["fibrosis"])
@@ -30,7 +30,7 @@ class Liver(Body):
         self.finish(patient)
 
     def _parenchyma(self, stage: float) -> None:
-        """Homogeneous when healthy; with fibrosis heterogeneous, nodular at its surface, more attenuating."""
+        """Homogeneous when healthy. Fibrosis makes it heterogeneous, nodular at the surface, and more attenuating."""
         self.amplitude *= np.exp((0.05 + 0.1 * stage) * self.texture(3.2, self.clip))
         self.amplitude *= np.exp(0.05 * stage * self.texture(1.2, self.clip))
         self.attenuation += 0.02 * stage
@@ -38,7 +38,7 @@ class Liver(Body):
         self.amplitude += 3 * bell(self.skin_mm - surface, 0.6)                           # capsule
 
     def _vessel(self, x_mm: float, z_mm: float, radius_mm: float, angle: float | None = None, portal: bool = False):
-        """Blood without echo: a cross-section or, with an angle, a tapering tube; portal veins have bright walls."""
+        """A vessel without echo: a cross-section or, with an angle, a tapering tube. Portal veins have bright walls."""
         x, z = self.x - x_mm, self.z - z_mm
         if angle is None:
             outside = np.hypot(x, 1.15 * z) - radius_mm
@@ -52,7 +52,7 @@ class Liver(Body):
         self.signs["vessels"] += 1
 
     def _place(self, spread: float = 0.4) -> tuple[float, float]:
-        """A point about the middle of the field of view: x, z in mm."""
+        """A random point near the middle of the field of view: x, z in mm."""
         x, z = self.beams
         down = 0.35 + self.clip.uniform(0, 0.4) * spread**0.5
         return self.clip.uniform(-0.3, 0.3) * spread * np.ptp(x), down * z.max()

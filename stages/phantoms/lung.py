@@ -1,16 +1,16 @@
-"""Lung phantom: chest wall, a sliding pleural line and what lies or seems to lie below it.
+"""Lung phantom: chest wall, a sliding pleural line, and the tissue and artefacts below it.
 
-Below aerated pleura there is no tissue to see, only artefacts. A-lines: the pleura reflects almost everything and the
-probe's face reflects it again, so the chest wall repeats at multiples of the pleural depth, weaker each time. B-lines:
-fluid between air bubbles traps the pulse, which rings down from the pleura to the bottom of the image and wipes out the
-A-lines (Soldati et al., J. Ultrasound Med. 2019). A consolidation has lost its air: it is seen as tissue, with bright
-bronchograms where air is left, and a shredded border from which short comet tails hang.
+Below aerated pleura the image shows only artefacts. A-lines: the pleura reflects almost all sound and the face of the
+transducer reflects it again, so the chest wall repeats at multiples of the pleural depth, each time weaker. B-lines:
+fluid between air bubbles traps the pulse, which rings down from the pleura to the bottom of the image and hides the
+A-lines (Soldati et al., J. Ultrasound Med. 2019). A consolidation has lost its air: it looks like tissue, with bright
+bronchograms where air is left, and with a shredded border that has short comet tails.
 """
 
 import numpy as np
 
-from stages.phantoms.probe import BEAMS, DEPTHS, Probe
 from stages.phantoms.tissue import Breathing, bell, body_wall, resample, scatterers, texture
+from stages.phantoms.transducer import BEAMS, DEPTHS, Transducer
 
 NAMES = ("a_lines", "b_lines", "irregularity_mm", "consolidations", "consolidation_mm", "bronchograms", "effusion_mm")
 SIGNS = {  # class → (mildest, most severe) of each of NAMES; A-lines 0 to 1; neighbouring classes overlap
@@ -24,21 +24,21 @@ SIGNS = {  # class → (mildest, most severe) of each of NAMES; A-lines 0 to 1; 
     "other": ((0.3, 0.0), (0, 1), (0.1, 0.8), (0, 2), (8, 35), (0, 8), (2, 30)),
 }
 SIGNS = {label: dict(zip(NAMES, values, strict=True)) for label, values in SIGNS.items()}
-MIRRORED = 0.55  # amplitude that one more turn between pleura and probe leaves, at best
+MIRRORED = 0.55  # largest amplitude that remains after one more reflection between pleura and transducer
 
 
 class Lung:
-    """The lung of one clip: chest wall and ribs are the patient's, the rest the clip's.
+    """The lung of one clip. The clips of a patient share chest wall and ribs.
 
-    Chest wall and lung are two canvases [rows, columns] in steps of the depth samples and of the beams; the second one
-    slides along the first.
+    Chest wall and lung are two canvases [rows, columns], with a row per depth sample and a column per beam. The lung
+    slides along the chest wall.
     """
 
-    def __init__(self, probe: Probe, signs: dict, patient: np.random.Generator, clip: np.random.Generator):
-        self.probe, self.signs, self.depths = probe, signs, probe.depths
-        self.line_mm = 1.7 * probe.wavelength_mm                              # thickness of a specular line
-        self.pleura_mm = patient.uniform(0.15, 0.21) * probe.depth_mm
-        self.beam_mm = probe.beam_mm(self.pleura_mm)
+    def __init__(self, transducer: Transducer, signs: dict, patient: np.random.Generator, clip: np.random.Generator):
+        self.transducer, self.signs, self.depths = transducer, signs, transducer.depths
+        self.line_mm = 1.7 * transducer.wavelength_mm                              # thickness of a specular line
+        self.pleura_mm = patient.uniform(0.15, 0.21) * transducer.depth_mm
+        self.beam_mm = transducer.beam_mm(self.pleura_mm)
         self.breathing = Breathing(clip)
         self.slide_mm, self.rise_mm = clip.choice([-1, 1]) * clip.uniform(3, 9), clip.uniform(0.3, 1.2)
         self.margin = int(np.ceil(12 / self.beam_mm))                         # columns that slide in and out of the fan
@@ -50,9 +50,9 @@ class Lung:
         self._inside(clip)
 
     def _chest(self, patient: np.random.Generator, clip: np.random.Generator) -> None:
-        """Wall and scatterers down to the pleura, the pleura's course, how well the probe faces it, and ribs."""
-        shape = int(self.pleura_mm / self.probe.step_mm) + 2, self.width
-        self.wall = scatterers(shape, patient) * body_wall(shape, self.probe.step_mm, patient)[..., None]
+        """Wall and scatterers down to the pleura, the course of the pleura, its angle to the transducer, and ribs."""
+        shape = int(self.pleura_mm / self.transducer.step_mm) + 2, self.width
+        self.wall = scatterers(shape, patient) * body_wall(shape, self.transducer.step_mm, patient)[..., None]
         self.course = clip.normal(0, 2.5) * self.across + patient.normal(0, 3) * (self.across**2 - 0.08)     # mm
         facing = bell(self.across - clip.normal(0, 0.12), clip.uniform(0.2, 0.5))
         self.a_lines = MIRRORED * self.signs["a_lines"] * facing                          # 1 x BEAMS
@@ -60,7 +60,7 @@ class Lung:
         self.ribs = spacing * np.array([-1, 1]) + clip.normal(0, 0.08) if patient.random() < 0.6 else ()
 
     def _surface(self, rng: np.random.Generator) -> None:
-        """What the lung's surface carries along, [columns]: sheen, irregularity, consolidations; and its B-lines."""
+        """What moves with the surface of the lung, [columns]: sheen, irregularity, consolidations; and its B-lines."""
         def along(size_mm: float) -> np.ndarray:
             return texture((1, self.width), 1, size_mm / self.beam_mm, rng)[0]
 
@@ -80,8 +80,8 @@ class Lung:
         self.ring_mm = np.inf if signs["b_lines"] > 2 else rng.uniform(15, 120)           # a lone B-line may be short
 
     def _inside(self, rng: np.random.Generator) -> None:
-        """Canvas of the lung: scatterers, ring-down noise (wider than a beam), amplitude of consolidated tissue."""
-        shape, signs, step_mm = (DEPTHS, self.width), self.signs, self.probe.step_mm
+        """Canvas of the lung: scatterers, ring-down noise (wider than a beam), and amplitude of consolidated tissue."""
+        shape, signs, step_mm = (DEPTHS, self.width), self.signs, self.transducer.step_mm
         self.haze, self.haze_mm = rng.uniform(0.05, 0.12), rng.uniform(20, 50)
         solid = rng.uniform(0.35, 0.7) * np.exp(0.2 * texture(shape, 4, 4, rng))
         row, column = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
@@ -97,7 +97,7 @@ class Lung:
 
     def field(self, time_s: float) -> np.ndarray:
         """Scatterers in beam coordinates at a time, float32 [DEPTHS, BEAMS, 2]."""
-        inhaled, (drift, press) = self.breathing.inhaled(time_s), self.breathing.probe_mm(time_s)
+        inhaled, (drift, press) = self.breathing.inhaled(time_s), self.breathing.drift_mm(time_s)
         over_wall = self.columns + self.margin + drift / self.beam_mm                     # its column, 1 x BEAMS
         over_lung = over_wall + self.slide_mm * inhaled / self.beam_mm
         sheen, shreds, irregular, thickness = (
@@ -110,10 +110,10 @@ class Lung:
         beyond = below - thickness                                                        # mm under what has no air
         ringing = self._ringing(beyond, over_lung, time_s) + shreds * (thickness > 1) * (beyond > 0) * bell(beyond, 9)
 
-        turns = np.floor(self.depths / pleura)                                # of the pulse between pleura and probe
+        turns = np.floor(self.depths / pleura)                                # of the pulse between pleura and transducer
         wall_row = (self.depths / pleura - turns) * (len(self.wall) - 1)
         wall = resample(self.wall, wall_row, np.broadcast_to(over_wall, below.shape))
-        lung = resample(self.canvas, np.maximum(below, 0) / self.probe.step_mm, np.broadcast_to(over_lung, below.shape))
+        lung = resample(self.canvas, np.maximum(below, 0) / self.transducer.step_mm, np.broadcast_to(over_lung, below.shape))
         clear = np.exp(-ringing - thickness / 3) * (effusion < 1)             # where nothing covers the A-lines
         field = wall * np.where(turns == 0, 1, self.a_lines**turns * clear)[..., None]
         aerated = self.haze * np.exp(-np.maximum(below, 0) / self.haze_mm) * (beyond > 0)
@@ -127,14 +127,14 @@ class Lung:
         return field * self._ribs()[..., None]
 
     def _ringing(self, beyond: np.ndarray, over_lung: np.ndarray, time_s: float) -> np.ndarray:
-        """Amplitude of all B-lines, [DEPTHS, BEAMS]: narrow bands from the surface down, flickering in sliding."""
+        """Amplitude of all B-lines, [DEPTHS, BEAMS]: narrow bands from the surface down, which flicker as the lung slides."""
         ringing = np.zeros_like(beyond)
         for column, width, strength, phase in self.b_lines:
             ringing += strength * (0.75 + 0.25 * np.sin(3 * time_s + phase)) * bell(over_lung - column, width)
         return ringing * (beyond > 0) * np.exp(-np.maximum(beyond, 0) / self.ring_mm)
 
     def _ribs(self) -> np.ndarray:
-        """Bright surfaces of ribs and the dark below them, as a factor [DEPTHS, BEAMS]."""
+        """Bright surfaces of ribs and their shadows, as a factor [DEPTHS, BEAMS]."""
         factor = np.ones((DEPTHS, BEAMS), np.float32)
         for centre in self.ribs:
             offset = (self.across - centre) / self.rib_width

@@ -1,4 +1,4 @@
-"""One phantom clip: who is scanned with what, its frames, its file or folder, its line of truth."""
+"""One phantom clip: patient, transducer, frames, file or folder, and line of truth."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from stages.phantoms.gallbladder import Gallbladder
 from stages.phantoms.liver import SCENES, Liver
 from stages.phantoms.lung import SIGNS as LUNG_SIGNS
 from stages.phantoms.lung import Lung
-from stages.phantoms.probe import Probe
 from stages.phantoms.scanner import Scanner
 from stages.phantoms.tissue import draw_signs, resample
+from stages.phantoms.transducer import Transducer
 
 CODECS = {"mp4": "mp4v", "mov": "mp4v", "avi": "MJPG"}
 RATES_HZ = (10, 12.5, 15, 20, 25, 30, 40, 50)
@@ -26,10 +26,10 @@ class Clip(NamedTuple):
     """A clip to make.
 
     Attributes:
-        path: below the source's folder; a video, a jpg or png (one frame), or, without suffix, a folder of images.
-        patient: clips of one patient look alike; '' = nobody else's.
+        path: below the source's folder: a video, a jpg or png (one frame), or, without suffix, a folder of images.
+        patient: clips of one patient look alike; '' for a patient with no other clip.
         scene: the kind of phantom: a key of the SIGNS of lung, gallbladder or breast, a liver scene, or a stage of fibrosis.
-        probe: convex or linear.
+        transducer: convex or linear.
     """
 
     source: str
@@ -37,14 +37,14 @@ class Clip(NamedTuple):
     patient: str
     label: str
     scene: str
-    probe: str = "convex"
+    transducer: str = "convex"
 
 
 def record(clip: Clip, folder: Path, seed: int, seconds: float, max_frames: int) -> dict:
     """Simulate a clip, write it below `folder`, and return its line of truth.
 
-    Its random numbers are spawned from the seed and its path, the patient's from the seed and the patient's name: they
-    depend on no other clip. `seconds` is the mean length; a clip of high frame rate is cut to `max_frames`.
+    The random numbers of a clip come from the seed and its path, those of a patient from the seed and the patient's name:
+    they do not depend on other clips. `seconds` is the mean length; a longer clip is cut to `max_frames`.
     """
     rng = np.random.default_rng([seed, *f"{clip.source}/{clip.path}".encode()])
     severity = rng.uniform()
@@ -64,28 +64,28 @@ def record(clip: Clip, folder: Path, seed: int, seconds: float, max_frames: int)
 
 
 def scan(clip: Clip, severity: float, seed: int, rng: np.random.Generator):
-    """The phantom and the scanner of a clip; `rng` draws what is the clip's own."""
+    """The phantom and the scanner of a clip. `rng` draws what differs between the clips of a patient."""
     patient = np.random.default_rng([seed, *f"{clip.source}/{clip.patient or clip.path}".encode(), 0])
     if clip.source == "gallbladder":
-        probe = Probe.convex(patient, 75, 105)
-        phantom = Gallbladder(probe, draw_signs(GALLBLADDER_SIGNS[clip.scene], severity, rng), patient, rng)
+        transducer = Transducer.convex(patient, 75, 105)
+        phantom = Gallbladder(transducer, draw_signs(GALLBLADDER_SIGNS[clip.scene], severity, rng), patient, rng)
     elif clip.source == "breast":
-        probe = Probe.linear(patient, 32, 48)
-        phantom = Breast(probe, draw_signs(BREAST_SIGNS[clip.scene], severity, rng), patient, rng)
+        transducer = Transducer.linear(patient, 32, 48)
+        phantom = Breast(transducer, draw_signs(BREAST_SIGNS[clip.scene], severity, rng), patient, rng)
     elif clip.source == "clust":
-        probe = Probe.convex(patient, 110, 170)
-        phantom = Liver(probe, clip.scene, 2 * severity, patient, rng)
+        transducer = Transducer.convex(patient, 110, 170)
+        phantom = Liver(transducer, clip.scene, 2 * severity, patient, rng)
     elif clip.source == "liver_fibrosis":
-        probe = Probe.convex(patient, 110, 170)
-        phantom = Liver(probe, rng.choice(SCENES), int(clip.scene[1]), patient, rng)
+        transducer = Transducer.convex(patient, 110, 170)
+        phantom = Liver(transducer, rng.choice(SCENES), int(clip.scene[1]), patient, rng)
     else:
-        probe = Probe.linear(patient, 35, 60) if clip.probe == "linear" else Probe.convex(patient, 85, 130)
-        phantom = Lung(probe, draw_signs(LUNG_SIGNS[clip.scene], severity, rng), patient, rng)
-    return phantom, Scanner(probe, patient, rng)
+        transducer = Transducer.linear(patient, 35, 60) if clip.transducer == "linear" else Transducer.convex(patient, 85, 130)
+        phantom = Lung(transducer, draw_signs(LUNG_SIGNS[clip.scene], severity, rng), patient, rng)
+    return phantom, Scanner(transducer, patient, rng)
 
 
 def write(path: Path, frames: list[np.ndarray], fps: float, images: str) -> None:
-    """Write frames [H, W, 3] to a video, jpg or png, or, without a suffix, to a folder of `images` (jpg, or grey png)."""
+    """Write frames [H, W, 3] as a video, jpg or png; without a suffix, as a folder of `images` (jpg, or grey png)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix[1:].lower()
     if suffix in ("jpg", "png"):
@@ -107,7 +107,7 @@ def write(path: Path, frames: list[np.ndarray], fps: float, images: str) -> None
 
 
 def write_masks(path: Path, breast: Breast, scanner: Scanner) -> None:
-    """Write the outlines of the lesions beside the image, named as BUSI does; a black one where there is none."""
+    """Write the masks of the lesions beside the image, named as in BUSI; a black mask if there is no lesion."""
     regions = [resample(lesion.astype(np.float32), *breast.places(0)) > 0.5 for lesion in breast.lesions]
     for number, region in enumerate(regions or [np.zeros_like(breast.beams[0], bool)]):
         name = f"{path.stem}_mask_{number}.png" if number else f"{path.stem}_mask.png"

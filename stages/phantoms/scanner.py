@@ -8,54 +8,54 @@ the carrier does not appear. Lengths are millimetres, amplitudes relative to par
 import cv2
 import numpy as np
 
-from stages.phantoms.probe import BEAMS, DEPTHS, Probe
+from stages.phantoms.transducer import BEAMS, DEPTHS, Transducer
 
 ZONE = 16  # depth samples that share one lateral point-spread function
-ALONE = np.ones(1, np.float32)  # the kernel that leaves a direction as it is
+ALONE = np.ones(1, np.float32)  # the kernel that does not blur a direction
 TINTS = ((1, 1, 1), (1, 1, 1), (0.88, 0.94, 1), (1, 0.95, 0.85))  # blue, green, red: grey, grey, sepia, bluish
 PRESETS = ("ABDOMEN", "LUNG", "GENERAL", "2D THI", "RES/SPD", "B-MODE")
 TEXTS = {"GN {:.0f} dB": (30, 80), "DR {:.0f}": (40, 90), "FR {:.0f} Hz": (10, 60), "MI {:.1f}": (0.4, 1.4)}
 
 
 class Scanner:
-    """A probe, its settings and its screen; what `patient` draws is shared by a patient's clips, what `clip` draws not.
+    """A transducer, its settings and its screen. `patient` draws what the clips of a patient share, `clip` the rest.
 
     Attributes:
-        fan: where the screen shows the body, bool [height, width].
+        fan: the pixels that show the body, bool [height, width].
         overlay: grey level of texts and scale, uint8 [height, width], 0 inside the fan.
     """
 
-    def __init__(self, probe: Probe, patient: np.random.Generator, clip: np.random.Generator):
-        self.probe = probe
+    def __init__(self, transducer: Transducer, patient: np.random.Generator, clip: np.random.Generator):
+        self.transducer = transducer
         self.noise = clip.spawn(1)[0]
         self.gain_db = patient.normal(0, 2.5) + clip.normal(0, 1)
         self.dynamic_range_db = patient.uniform(50, 64)
         self.gamma = patient.uniform(0.85, 1.25)
         self.compounding = patient.uniform(0.4, 1.1)
-        # what the time gain compensation leaves of the attenuation, and the electronic noise that it lifts with depth
-        part = probe.depths / probe.depth_mm
+        # the attenuation that remains after time gain compensation, and the electronic noise, which it amplifies with depth
+        part = transducer.depths / transducer.depth_mm
         coupling_db = 2 * cv2.GaussianBlur(clip.standard_normal((1, BEAMS)), (0, 0), 6) * 6**0.5
         self.tissue_gain = 10 ** ((patient.normal(-5, 3) * part + coupling_db) / 20)      # DEPTHS x BEAMS
         self.noise_gain = 10 ** ((patient.uniform(-52, -40) + 22 * part) / 20)            # DEPTHS x 1
         self.colours = (np.arange(256)[:, None] * patient.choice(TINTS)).astype(np.uint8)
-        self._point_spread(patient.uniform(0.3, 0.7) * probe.depth_mm)
+        self._point_spread(patient.uniform(0.3, 0.7) * transducer.depth_mm)
         self._screen(patient)
 
     def _point_spread(self, focus_mm: float) -> None:
-        """Gaussian pulse of about two cycles; a lateral width that grows away from the focus.
+        """Gaussian pulse of about two cycles; the lateral width grows with the distance from the focus.
 
-        The kernels have unit energy, so that scatterers of unit power give an echo of unit power at every depth.
+        The kernels have unit energy: scatterers of unit power give an echo of unit power at every depth.
         """
-        self.axial = unit_gaussian(max(0.9, self.probe.wavelength_mm / self.probe.step_mm))
+        self.axial = unit_gaussian(max(0.9, self.transducer.wavelength_mm / self.transducer.step_mm))
         self.lateral = []
         for top in range(0, DEPTHS, ZONE):
-            depth = (top + ZONE / 2) * self.probe.step_mm
-            width = 1.2 * self.probe.wavelength_mm * np.hypot(1, (depth - focus_mm) / (0.45 * focus_mm))
-            self.lateral.append((slice(top, top + ZONE), unit_gaussian(max(0.7, width / self.probe.beam_mm(depth)))))
+            depth = (top + ZONE / 2) * self.transducer.step_mm
+            width = 1.2 * self.transducer.wavelength_mm * np.hypot(1, (depth - focus_mm) / (0.45 * focus_mm))
+            self.lateral.append((slice(top, top + ZONE), unit_gaussian(max(0.7, width / self.transducer.beam_mm(depth)))))
 
     def _screen(self, rng: np.random.Generator) -> None:
         """Frame size, scan conversion map, texts and depth scale."""
-        x, z = self.probe.positions()
+        x, z = self.transducer.positions()
         self.width = 2 * int(rng.integers(100, 190))                                      # even, as codecs want it
         self.height = 2 * int(np.clip(self.width * np.ptp(z) / np.ptp(x) * rng.uniform(0.95, 1.15), 200, 400) / 2)
         fill = rng.uniform(0.84, 1.14)                                  # above 1: the clip was cropped into the fan
@@ -64,9 +64,9 @@ class Scanner:
         top = max(2, (self.height - scale * np.ptp(z)) * rng.uniform(0.2, 0.8))
         column, row = np.meshgrid(np.arange(self.width), np.arange(self.height))
         x, z = (column - left) / scale, (row - top) / scale
-        angle = np.arctan2(x, z + self.probe.radius_mm * np.cos(self.probe.half_angle))
-        beam = (angle / self.probe.half_angle + 1) / 2 * (BEAMS - 1)
-        sample = self.probe.surface_mm(x, z) / self.probe.step_mm
+        angle = np.arctan2(x, z + self.transducer.radius_mm * np.cos(self.transducer.half_angle))
+        beam = (angle / self.transducer.half_angle + 1) / 2 * (BEAMS - 1)
+        sample = self.transducer.surface_mm(x, z) / self.transducer.step_mm
         self.fan = (beam >= 0) & (beam <= BEAMS - 1) & (sample >= 0) & (sample <= DEPTHS - 1)
         self.maps = beam.astype(np.float32), sample.astype(np.float32)
         self.overlay = np.zeros((self.height, self.width), np.uint8)
@@ -87,7 +87,7 @@ class Scanner:
         if rng.random() < 0.5:
             cv2.circle(self.overlay, (right - 13, 14), 7, bright, 2, cv2.LINE_AA)
             cv2.line(self.overlay, (right - 18, 19), (right - 8, 9), bright, 2, cv2.LINE_AA)
-        for centimetre in range(int(self.probe.depth_mm / 10) + 1):
+        for centimetre in range(int(self.transducer.depth_mm / 10) + 1):
             y, length = round(top + centimetre * 10 * scale), 3 if centimetre % 5 else 7
             cv2.line(self.overlay, (right - length, y), (right, y), bright, 1)
 
@@ -114,7 +114,7 @@ class Scanner:
         return self.colours[np.where(self.fan, image, self.overlay)]
 
     def shown(self, region: np.ndarray) -> np.ndarray:
-        """Where the screen shows a region of the body, bool [DEPTHS, BEAMS] → bool [height, width]."""
+        """The pixels that show a region of the body: bool [DEPTHS, BEAMS] → bool [height, width]."""
         part = cv2.remap(region.astype(np.float32), *self.maps, cv2.INTER_LINEAR)
         return self.fan & (part > 0.5)
 

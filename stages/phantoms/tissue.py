@@ -1,25 +1,25 @@
-"""What lung, liver, gallbladder and breast share: signs, scatterers, textures, the body wall, breathing, and a moving body.
+"""Shared by lung, liver, gallbladder and breast: signs, scatterers, textures, the body wall, breathing, and a moving body.
 
-A clip has ONE field of scatterers. Motion resamples it and draws nothing anew, so the speckle moves with the tissue as
-it does in the body.
+A clip has ONE field of scatterers. Motion resamples it and draws nothing new, so the speckle moves with the tissue, as
+in the body.
 """
 
 import cv2
 import numpy as np
 
-from stages.phantoms.probe import Probe
+from stages.phantoms.transducer import Transducer
 
 COUNTED = ("b_lines", "consolidations", "bronchograms", "stones", "polyps")
 
 
 def draw_signs(mild_and_severe: dict, severity: float, rng: np.random.Generator) -> dict[str, float]:
-    """The signs of one clip, scattered about what its severity (0 to 1) suggests.
+    """The signs of one clip, drawn at random around the values of its severity (0 to 1).
 
     Args:
-        mild_and_severe: sign → its value in the mildest and in the most severe clip of the class; below 0 counts as 0.
+        mild_and_severe: sign → its value in the mildest and in the most severe clip of the class. Values below 0 become 0.
 
     Returns:
-        sign → value, a whole number for those that are counted.
+        sign → value, a whole number for the signs in COUNTED.
     """
     signs = {}
     for name, (mild, severe) in mild_and_severe.items():
@@ -31,14 +31,14 @@ def draw_signs(mild_and_severe: dict, severity: float, rng: np.random.Generator)
 def scatterers(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Many random scatterers per cell: complex Gaussian numbers of unit mean power, float32 [rows, columns, 2].
 
-    Slightly band-limited, so that resampling between its points keeps its power.
+    The field is slightly band-limited, so that resampling between its points keeps the power.
     """
     field = cv2.GaussianBlur(rng.standard_normal((*shape, 2), dtype=np.float32), (0, 0), 0.7)
     return field / np.sqrt(2 * np.mean(field**2))
 
 
 def texture(shape: tuple[int, int], rows: float, columns: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth random map of mean 0 and standard deviation 1, float32, correlated over so many rows and columns."""
+    """Smooth random map of mean 0 and standard deviation 1, float32; `rows`, `columns`: correlation length."""
     noise = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), sigmaX=columns, sigmaY=rows)
     return (noise - noise.mean()) / noise.std()
 
@@ -55,7 +55,7 @@ def bell(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def body_wall(shape: tuple[int, int], step_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Echo amplitude of skin, fat with septa and striated muscle down to the last row, float32; `step_mm` per row."""
+    """Echo amplitude of skin, fat with septa, and striated muscle, float32; a row is `step_mm` deep."""
     rows, columns = shape
     depth = np.linspace(0, 1, rows, dtype=np.float32)[:, None] + 0.03 * texture(shape, rows / 4, columns / 4, rng)
     fat_ends = rng.uniform(0.25, 0.6)
@@ -67,7 +67,7 @@ def body_wall(shape: tuple[int, int], step_mm: float, rng: np.random.Generator) 
 
 
 class Breathing:
-    """Breathing, and the drift of a hand-held probe, as functions of time."""
+    """Breathing, and the drift of the hand-held transducer, as functions of time."""
 
     def __init__(self, rng: np.random.Generator):
         self.period_s, self.phase = rng.uniform(2.2, 4.5), rng.uniform(0, np.pi)
@@ -77,31 +77,31 @@ class Breathing:
         """0 at the end of expiration, 1 at full inspiration (Lujan et al., Med. Phys. 1999: a power of the cosine)."""
         return 1 - np.cos(np.pi * time_s / self.period_s + self.phase) ** 4
 
-    def probe_mm(self, time_s: float) -> np.ndarray:
-        """Where the hand has drifted to: (lateral, axial), about a millimetre."""
+    def drift_mm(self, time_s: float) -> np.ndarray:
+        """How far the hand has moved the transducer: (lateral, axial), about a millimetre."""
         return np.sin(2 * np.pi * self.drift_hz * time_s + self.drift_phase).mean(axis=1) * (1.5, 0.4)
 
 
 class Body:
-    """Tissue on a canvas of millimetres that breathes under the probe: `field(time)` gives what the beams meet.
+    """Tissue on a canvas in mm that breathes under the transducer. `field(time)` is the tissue along the beams.
 
     Attributes:
-        x, z: place of every canvas point in mm, [rows, columns]; skin_mm: its distance from the probe's surface.
-        step_mm: distance of two canvas points.
-        amplitude: echo amplitude, [rows, columns]; a subclass fills it.
-        attenuation: dB per mm there and back, above what the time gain compensates for, [rows, columns]; likewise.
+        x, z: position of every canvas point in mm, [rows, columns]; skin_mm: its distance from the transducer's surface.
+        step_mm: distance of neighbouring canvas points.
+        amplitude: echo amplitude, [rows, columns]; set by the subclass.
+        attenuation: two-way, in dB per mm, beyond what the time gain compensates, [rows, columns]; set by the subclass.
     """
 
-    MARGIN_MM = 16.0  # of the canvas around the fan: breathing moves tissue in and out
+    MARGIN_MM = 16.0  # of the canvas around the fan, because breathing moves tissue in and out
 
-    def __init__(self, probe: Probe, patient: np.random.Generator, clip: np.random.Generator):
-        self.step_mm, self.beam_depths, self.beams = probe.step_mm, probe.depths, probe.positions()
+    def __init__(self, transducer: Transducer, patient: np.random.Generator, clip: np.random.Generator):
+        self.step_mm, self.beam_depths, self.beams = transducer.step_mm, transducer.depths, transducer.positions()
         x, z = self.beams
         self.x, self.z = np.meshgrid(
             np.arange(x.min() - self.MARGIN_MM, x.max() + self.MARGIN_MM, self.step_mm, dtype=np.float32),
             np.arange(-self.MARGIN_MM, z.max() + self.MARGIN_MM, self.step_mm, dtype=np.float32),
         )
-        self.skin_mm = probe.surface_mm(self.x, self.z)
+        self.skin_mm = transducer.surface_mm(self.x, self.z)
         self.breathing = Breathing(clip)
         self.excursion_mm = clip.uniform(-10, 10), clip.uniform(0.5, 3)                   # lateral, axial
         self.amplitude, self.attenuation = np.ones_like(self.x), np.zeros_like(self.x)
@@ -109,11 +109,11 @@ class Body:
         self.scatterers = scatterers(self.x.shape, clip)
 
     def texture(self, size_mm: float, rng: np.random.Generator) -> np.ndarray:
-        """A `texture` of the canvas with structures of a size."""
+        """A `texture` of the canvas with structures of this size."""
         return texture(self.x.shape, size_mm / self.step_mm, size_mm / self.step_mm, rng)
 
     def finish(self, rng: np.random.Generator) -> None:
-        """Lay the abdominal wall over the tissue, along the probe's surface, and `join`."""
+        """Lay the abdominal wall over the tissue, along the transducer's surface, and `join`."""
         wall = body_wall((int(self.wall_mm / self.step_mm) + 1, self.x.shape[1]), self.step_mm, rng)
         columns = np.broadcast_to(np.arange(self.x.shape[1]), self.x.shape)
         wall = resample(wall, self.skin_mm / self.step_mm, columns)
@@ -122,22 +122,22 @@ class Body:
         self.join()
 
     def join(self) -> None:
-        """Join what `field` resamples; the last thing that a subclass does."""
+        """Put everything that `field` resamples into one array. A subclass calls it last."""
         self.canvas = np.dstack([self.scatterers * self.amplitude[..., None], self.attenuation]).astype(np.float32)
 
     def field(self, time_s: float) -> np.ndarray:
-        """Scatterers in beam coordinates at a time, attenuated by all that lies above them, float32 [DEPTHS, BEAMS, 2].
+        """Scatterers in beam coordinates at a time, attenuated by the tissue above them, float32 [DEPTHS, BEAMS, 2].
 
-        Shadows and posterior enhancement are not drawn: they follow from the attenuation summed along each beam.
+        Shadows and posterior enhancement are not drawn: they follow from the sum of the attenuation along each beam.
         """
         met = resample(self.canvas, *self.places(time_s))
         loss_db = np.cumsum(met[..., 2], axis=0) * self.step_mm
         return met[..., :2] * (10 ** (-loss_db / 20))[..., None]
 
     def places(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the canvas that the beams' samples meet at a time, each [DEPTHS, BEAMS]."""
+        """Rows and columns of the canvas at the samples of the beams, at a time, each [DEPTHS, BEAMS]."""
         x, z = self.beams
-        inhaled, (drift, press) = self.breathing.inhaled(time_s), self.breathing.probe_mm(time_s)
+        inhaled, (drift, press) = self.breathing.inhaled(time_s), self.breathing.drift_mm(time_s)
         below_wall = np.clip(self.beam_depths / self.wall_mm - 1, 0, 1)       # organs slide under the wall
         across = x + drift + below_wall * inhaled * self.excursion_mm[0]
         down = z + press * np.clip(self.beam_depths / self.wall_mm, 0, 1) + below_wall * inhaled * self.excursion_mm[1]

@@ -12,7 +12,7 @@ import sys
 import pandas as pd
 
 from stages.lib.evaluation.comparison import compare, predictions
-from stages.lib.evaluation.scores import by_seed
+from stages.lib.evaluation.scores import by_run
 from stages.lib.params import UserError, show
 
 
@@ -26,15 +26,16 @@ def main(first: str, second: str, tasks: list[str]) -> None:
 
 
 def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], samples: int, confidence: float, seed: int) -> str:
-    """The text on one task. With several seeds it has the mean balanced accuracies, and no McNemar test."""
+    """The text on one task. With several cross-validations it has the mean balanced accuracies, and no McNemar test."""
     found = compare(task, runs, tables, samples, confidence, seed)
-    seeds = [len(by_seed(table)) for table in tables]
-    spread = [f", SD {sd:.3f} over {count} seeds" if count > 1 else ""
-              for sd, count in zip(found["spreads"], seeds, strict=True)]
+    counts = [len(by_run(table)) for table in tables]
+    spread = [f", SD {sd:.3f} over {count} cross-validations" if count > 1 else ""
+              for sd, count in zip(found["spreads"], counts, strict=True)]
     values = found["values"]
     text = (f"{task}: balanced accuracy {values[0]:.3f} ({runs[0]}{spread[0]}), {values[1]:.3f} ({runs[1]}{spread[1]}): "
             f"difference {found['difference']:+.3f} ({100 * confidence:g} % interval {found['low']:+.3f} to "
-            f"{found['high']:+.3f}), {found['verdict']}")
+            f"{found['high']:+.3f}), {found['verdict']}; these patients show a true difference of "
+            f"{found['detectable']:.3f} with 80 % power")
     if "p" not in found:
         return text
     return (f"{text}\n{' ' * len(task)}  of {found['clips']} clips {found['only_first']} are right in {runs[0]} only, "

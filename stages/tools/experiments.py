@@ -16,8 +16,8 @@ class Configuration:
 
     parameters: flat name → value of every parameter that could change the scores, without the seeds.
     code: file or folder → checksum, of what the stages before the report depend on.
-    runs: a mapping for each: names and revisions (one result may be listed under several), metrics, and `trainings`, a pair
-        (seed of the pretraining, seed of the fine-tuning) for each cross-validation.
+    runs: a mapping for each: names and revisions (one result may be listed under several), metrics, and `trainings`,
+        (seed of the pretraining, seed of the fine-tuning, fold seed) of each cross-validation.
     """
 
     parameters: dict
@@ -35,7 +35,7 @@ class Configuration:
         return self.parameters["pretrain.method"] if init == "pretrained" else init
 
     @property
-    def trainings(self) -> list[tuple[int, int]]:
+    def trainings(self) -> list[tuple[int, int, int]]:
         return [pair for run in self.runs for pair in run["trainings"]]
 
     def mean(self, task: str, name: str) -> float:
@@ -71,8 +71,10 @@ def configurations(experiments: list[dict]) -> tuple[list[Configuration], list[d
             continue
         flat = flat_parameters(report)
         seeds = [flat["seed"] + number for number in flat.get("finetune.seeds", [0])]
+        divisions = flat.get("finetune.fold_seeds", [flat.get("finetune.fold_seed", 0)])
         run = {"names": [experiment["name"]], "revisions": [experiment["revision"]], "metrics": experiment["metrics"],
-               "trainings": [(flat["seed"] if is_pretrained(flat) else number, number) for number in seeds]}
+               "trainings": [(flat["seed"] if is_pretrained(flat) else number, number, division)
+                             for division in divisions for number in seeds]}
         parameters, code = deciding(flat | simulated(experiment["lock"])), code_behind(experiment["lock"], flat)
         key = json.dumps([parameters, code], sort_keys=True)
         found.setdefault(key, Configuration(parameters, code, [])).runs.append(run)

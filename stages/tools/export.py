@@ -1,11 +1,11 @@
-"""A network for use elsewhere: `python -m stages.tools.export <weights.safetensors> <file.onnx | file.pt2 | file.pt>`
+"""Export a network: `python -m stages.tools.export <weights.safetensors> <file.onnx | file.pt2 | file.pt>`
 
 reads   models/pretrained.safetensors, or models/<task>.safetensors
 writes  ONNX (.onnx), torch.export (.pt2) or TorchScript (.pt), in single precision
 
-In: `frames` [B, 1, size_px, size_px], any B, grey values from 0 to 1 less the `mean` and divided by the `std` of training. Out:
-`features` [B, F] of a backbone, `logits` [B, classes] of a fine-tuned network. The facts of the run (classes, mean, std …) go
-with it as JSON, under the name `sonopair`: ONNX metadata, or an extra file of the archive.
+Input: `frames` [B, 1, size_px, size_px], any B: grey values from 0 to 1, minus the `mean`, divided by the `std` of training.
+Output: `features` [B, F] of a backbone, or `logits` [B, classes] of a fine-tuned network. The file also has the facts of the
+run (classes, mean, std …) as JSON, by the name `sonopair`: in the ONNX metadata, or as an extra file of the archive.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from stages.tools.trained_network import restore
 
 
 class Grey(nn.Module):
-    """A torchvision network that is shown grey frames [B, 1, H, W], in the precision of its weights."""
+    """A torchvision network that takes grey frames [B, 1, H, W], in the precision of its weights."""
 
     def __init__(self, network: nn.Module, head: nn.Module):
         super().__init__()
@@ -35,22 +35,22 @@ class Grey(nn.Module):
 
 
 def main(weights: Path, target: Path) -> None:
-    """Export the network in the format that the target's suffix names.
+    """Export the network in the format of the target's suffix.
 
     Raises:
-        UserError: another suffix, no folder of the target, or no network of this pipeline; nothing is written then.
+        UserError: unknown suffix, missing folder, or not a network of this pipeline. Nothing is written then.
     """
     require(target.suffix in FORMATS, f"{target} ends in {target.suffix!r}; choose from {', '.join(FORMATS)}")
     require(target.parent.is_dir(), f"the folder {target.parent} is missing")
     network, facts = restore(weights)
-    require("size_px" in facts, f"{weights} does not say size_px; `dvc repro` makes it anew")
+    require("size_px" in facts, f"{weights} does not say size_px; `dvc repro` makes it again")
     fine_tuned = isinstance(network, Classifier)
     backbone, head = (network.backbone, network.linear) if fine_tuned else (network, nn.Identity())
     grey = Grey(backbone.network.to(memory_format=torch.contiguous_format), head).eval().requires_grad_(False)
     example = torch.zeros(2, 1, facts["size_px"], facts["size_px"])
     output = "logits" if fine_tuned else "features"
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # TorchScript's that it is old, the ONNX exporter's of its own parts
+        warnings.simplefilter("ignore")     # TorchScript warns that it is deprecated, the ONNX exporter about its own parts
         unfinished = Path(folder, target.name)
         FORMATS[target.suffix](grey, example, output, json.dumps(facts), unfinished)
         unfinished.replace(target)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from stages.lib.evaluation.comparison import against_best, balanced_accuracies, class_names, predictions
 from stages.lib.evaluation.intervals import interval
-from stages.lib.evaluation.scores import by_seed, outcome_counts
+from stages.lib.evaluation.scores import by_run, outcome_counts
 from stages.lib.params import UserError, require, show
 from stages.lib.report.page import render
 from stages.lib.revisions import experiments
@@ -58,7 +58,7 @@ def part(members: list[Configuration], settings: dict) -> dict:
     cells = {label: column(task, runners, settings) for label, (task, runners) in columns.items()}
     rows, lines = [], []
     for one in members:
-        pairs = sorted(one.trainings)
+        pairs = sorted({(coarse, fine) for coarse, fine, _ in one.trainings})
         seeds = [str(fine) if coarse == fine else f"{fine} (pretrained with {coarse})" for coarse, fine in pairs]
         names = [name for run in one.runs for name in run["names"]]
         shared = {"initial_weights": one.start, "what_differs": texts[id(one)], "experiments": ", ".join(names),
@@ -80,9 +80,14 @@ def columns_of(members: list[Configuration]) -> dict[str, tuple[str, list[Config
     tasks = [task for task, _ in found]
     labels = {}
     for (task, _), (block, runners) in found.items():
-        several = "; ".join(", ".join(values) or "all" for values in block.values()) if tasks.count(task) > 1 else ""
+        several = "; ".join(map(described, block.values())) if tasks.count(task) > 1 else ""
         labels[f"{task} ({several})" if several else task] = (task, runners)
     return labels
+
+
+def described(value: list | str) -> str:
+    """A value of a task's block in words."""
+    return ", ".join(map(str, value)) or "all" if isinstance(value, list) else str(value)
 
 
 def column(task: str, members: list[Configuration], settings: dict) -> dict[int, dict]:
@@ -96,7 +101,7 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
         if len(one.runs) > 1:                                        # no report has the interval of several experiments
             low = high = math.nan
             if isinstance(table, pd.DataFrame):
-                low, high = interval(outcome_counts(table, class_names(table)), **settings)
+                low, high = interval(outcome_counts(table, class_names(table)), settings["confidence"])
         numbers = (value, one.spread(task, "balanced_accuracy"), low, high, one.mean(task, "frame_accuracy"),
                    one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"])
         cells[id(one)] = dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": test["verdict"], "significant": test["best"]}
@@ -109,7 +114,7 @@ def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
     missing = [reason for reason in tables if isinstance(reason, str)]
     if missing:
         return missing[0]
-    parts = [part for table in tables for part in by_seed(table)]
+    parts = [part for table in tables for part in by_run(table)]
     return pd.concat([part.assign(seed=number) for number, part in enumerate(parts)], ignore_index=True)
 
 

@@ -1,15 +1,20 @@
-"""What a fine-tuned network says of clips: `python -m stages.tools.predict [--task TASK] [--out FOLDER] [--cam] <clip> …`
+"""Predict clips with a fine-tuned network: `python -m stages.tools.predict [--task TASK] [--cam] <clip> …`
 
-For research only, not for diagnosis.
+For research only, not for diagnosis. `--help` shows all options.
 
-reads   models/<task>.safetensors; video files, images, and folders (whose images together are one clip)
+reads   models/<task>.safetensors; video files, images, and folders of both
 writes  <out>/clips.csv    a line per clip: clip, frames, p_<class> … (mean over the frames), predicted, left_out (the reason),
                            overlay (its file), note
         <out>/frames.csv   a line per frame: clip, frame (number in the clip), time_s, p_<class> …
-        <out>/<number>_<name>.mp4, or .png where a clip has no times: with --cam, the frames and Grad-CAM of the class predicted
+        <out>/<number>_<name>.mp4, or .png for a clip without times: with --cam, the frames and Grad-CAM of the predicted class
+
+Every image is a clip of its own; with --recording, the images of a folder are the frames of one clip. Masks are no clips:
+images in a folder `masks` or `GT`, and `<name>_mask.png`, `<name>_mask_1.png` … beside an image `<name>`.
 """
 
 import argparse
+import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -30,13 +35,16 @@ from stages.lib.training.device import device
 from stages.tools.trained_network import restore_classifier
 
 NOTE = "for research only, not for diagnosis"
+MASK = r"(.+)_mask(_\d+)?"              # the name of a mask beside its image, without suffix
+MASK_FOLDERS = {"masks", "gt"}
+NAME_LENGTH = 80                        # of an overlay, beside number and suffix: file systems allow 255 bytes
 
 
-def main(paths: list[Path], task: str, out: Path, cam: bool) -> None:
-    """Predict all clips that can be read, and say which cannot.
+def main(paths: list[Path], task: str, out: Path, recording: bool, cam: bool) -> None:
+    """Predict all clips that can be read, and name the others with the reason.
 
     Raises:
-        UserError: no network of the task, or no clip that can be read; nothing is written then.
+        UserError: no network of the task, or no clip that can be read. Nothing is written then.
     """
     require(not out.exists() or out.is_dir(), f"--out {out} is a file; name a folder")
     network, facts = restore_classifier(checkpoint.finetuned(task))
@@ -44,41 +52,78 @@ def main(paths: list[Path], task: str, out: Path, cam: bool) -> None:
     columns = [f"p_{name}" for name in facts["classes"]]
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe(**{key: facts[key] for key in Recipe._fields if key in facts})
-        extract_all(table(paths), Path(folder), f"predict {task}", recipe)
+        extract_all(table(paths, recording), Path(folder), f"predict {task}", recipe)
         data = store.read(folder)
         found = pd.DataFrame(probabilities(network, data.frames, facts), columns=columns)
         by_frame = data.frame_table[["clip", "frame", "time_s"]].join(found)
         clips = by_clip(by_frame, data.clip_table, columns)
         out.mkdir(parents=True, exist_ok=True)
-        if cam:
-            shown = clips[clips["left_out"] == ""]
-            clips["overlay"] = pd.Series({clip.name: draw(network, data.frames, by_frame, clip, facts, out)
-                                          for _, clip in shown.iterrows()})  # fmt: skip
-    by_frame.round(6).to_csv(out / "frames.csv", index=False, encoding="utf-8", errors="backslashreplace")
-    clips.drop(columns="number").round(6).to_csv(out / "clips.csv", encoding="utf-8", errors="backslashreplace")
+        with tempfile.TemporaryDirectory(dir=out) as unfinished:
+            if cam:
+                shown = clips[clips["left_out"] == ""]
+                clips["overlay"] = pd.Series({clip.name: draw(network, data.frames, by_frame, clip, facts, Path(unfinished))
+                                              for _, clip in shown.iterrows()})  # fmt: skip
+            save = {"encoding": "utf-8", "errors": "backslashreplace"}
+            by_frame.round(6).to_csv(Path(unfinished, "frames.csv"), index=False, **save)
+            clips.drop(columns="number").round(6).to_csv(Path(unfinished, "clips.csv"), **save)
+            replace(Path(unfinished), out)
     tell(clips, facts, out)
 
 
+def replace(new: Path, out: Path) -> None:
+    """Move the files in `new` to `out`, in place of those of the last call. Other files in `out` stay."""
+    if (out / "clips.csv").exists():
+        before = pd.read_csv(out / "clips.csv", dtype=str, keep_default_na=False)
+        for name in before.get("overlay", []):
+            if name and Path(name).name == name:                # the overlays of the last call lie in `out` itself
+                (out / name).unlink(missing_ok=True)
+    for path in new.iterdir():
+        os.replace(path, out / path.name)
+
+
 def only_task() -> str:
-    """The task of the only fine-tuned network."""
-    known = sorted({path.stem for path in Path("models").glob("*.safetensors")} - {checkpoint.PRETRAINED.stem})
-    require(len(known) == 1, f"--task: choose from {', '.join(known)}" if known else "models/ holds no fine-tuned network; run "
-            "`dvc repro` to make one")
-    return known[0]
+    """The task of the only fine-tuned network.
+
+    Raises:
+        UserError: there is none, or there are several; the sentence names them with their classes.
+    """
+    paths = sorted(set(Path("models").glob("*.safetensors")) - {checkpoint.PRETRAINED})
+    require(bool(paths), "models/ has no fine-tuned network; run `dvc repro` to make one")
+    known = [f"{path.stem} ({', '.join(checkpoint.facts(path).get('classes', ['classes unknown']))})" for path in paths]
+    require(len(paths) == 1, f"models/ has networks for several tasks; choose one, for example `--task {paths[0].stem}`: "
+            f"{'; '.join(known)}")
+    return paths[0].stem
 
 
-def table(paths: list[Path]) -> pd.DataFrame:
-    """A line for each clip that the paths name, as a source gives them."""
+def table(paths: list[Path], recording: bool) -> pd.DataFrame:
+    """A line per clip at or below the paths, as a source gives them."""
     rows = []
     for path in paths:
-        found = catalogue.recordings(path) if path.is_dir() else [path]
+        parts = catalogue.recordings(path) if path.is_dir() else [path]
+        found = [clip for part in parts for clip in split(part, path, recording)]
         rows += [catalogue.row(path, clip, "", clip=clip.as_posix()) for clip in found]
         rows += [] if found else [catalogue.row(path, path, "", clip=path.as_posix(), left_out="the folder holds no clip")]
     return pd.DataFrame(rows).drop_duplicates("clip", ignore_index=True)
 
 
+def split(clip: Path, top: Path, recording: bool) -> list[Path]:
+    """A video or image stays as it is; of a folder its images, or with `recording` the folder itself. Masks are left out.
+
+    Args:
+        top: the path that the user gave. Names above it say nothing about masks.
+    """
+    if not clip.is_dir():
+        return [clip]
+    if MASK_FOLDERS & {part.lower() for part in clip.relative_to(top).parts}:
+        return []
+    images = catalogue.images(clip)
+    names = {image.stem for image in images}
+    masks = {image for image in images if (match := re.fullmatch(MASK, image.stem)) and match[1] in names}
+    return [clip] if recording and not masks else [image for image in images if image not in masks]
+
+
 def prepared(frames: np.ndarray, facts: dict) -> torch.Tensor:
-    """Frames uint8 [N, S, S] as the network was trained on them: [N, 1, S, S], normalised, on the device."""
+    """Frames uint8 [N, S, S], normalised as in training: [N, 1, S, S], on the device."""
     return (torch.tensor(frames, device=device()).unsqueeze(1) / 255 - facts["mean"]) / facts["std"]
 
 
@@ -90,7 +135,7 @@ def probabilities(network: Classifier, frames: np.ndarray, facts: dict) -> np.nd
 
 
 def by_clip(by_frame: pd.DataFrame, clip_table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """A line per clip, read or not, by clip id: probabilities are means over the frames, as in the report."""
+    """A line per clip, also for clips that were left out. Probabilities are means over the frames, as in the report."""
     means = by_frame.groupby("clip")[columns].mean()
     clips = clip_table.set_index("clip")[["frames_kept", "left_out"]].rename(columns={"frames_kept": "frames"}).join(means)
     clips["predicted"] = means.idxmax(axis=1).str.removeprefix("p_")
@@ -98,8 +143,8 @@ def by_clip(by_frame: pd.DataFrame, clip_table: pd.DataFrame, columns: list[str]
     return clips[["frames", *columns, "predicted", "left_out", "overlay", "note", "number"]]
 
 
-def draw(network: Classifier, frames: np.ndarray, by_frame: pd.DataFrame, clip: pd.Series, facts: dict, out: Path) -> str:
-    """Write the overlay of one clip, its map scaled to its highest place; returns the file's name."""
+def draw(network: Classifier, frames: np.ndarray, by_frame: pd.DataFrame, clip: pd.Series, facts: dict, folder: Path) -> str:
+    """Write the overlay of one clip into `folder`; each clip's map is scaled to its maximum. Returns the file's name."""
     rows = by_frame[by_frame["clip"] == clip.name]
     chosen = torch.full((len(rows),), facts["classes"].index(clip["predicted"]), device=device())
     maps = grad_cam(network, network.backbone.last_block(), prepared(frames[rows.index], facts), chosen).cpu().numpy()
@@ -107,19 +152,19 @@ def draw(network: Classifier, frames: np.ndarray, by_frame: pd.DataFrame, clip: 
     column, panels = f"p_{clip['predicted']}", []
     for row, place in zip(rows.itertuples(), heat, strict=True):
         time = "" if np.isnan(row.time_s) else f", {row.time_s:.2f} s"
-        said = f"{clip['predicted']}: clip {clip[column]:.2f}, frame {row.frame}{time}: {rows.at[row.Index, column]:.2f}"
-        panels.append(overlay.panel(frames[row.Index], place, [said, NOTE]))
-    name = f"{clip['number']:03d}_{Path(clip.name).stem}"
+        text = f"{clip['predicted']}: clip {clip[column]:.2f}, frame {row.frame}{time}: {rows.at[row.Index, column]:.2f}"
+        panels.append(overlay.panel(frames[row.Index], place, [text, NOTE]))
+    name = f"{clip['number']:03d}_{Path(clip.name).stem[:NAME_LENGTH]}"
     span_s = rows["time_s"].iloc[-1] - rows["time_s"].iloc[0]
     if len(rows) > 1 and span_s > 0:
-        overlay.write_video(out / f"{name}.mp4", panels, (len(rows) - 1) / span_s)     # at the speed of the recording
+        overlay.write_video(folder / f"{name}.mp4", panels, (len(rows) - 1) / span_s)     # at the speed of the recording
         return f"{name}.mp4"
-    overlay.write_sheet(out / f"{name}.png", panels)
+    overlay.write_sheet(folder / f"{name}.png", panels)
     return f"{name}.png"
 
 
 def tell(clips: pd.DataFrame, facts: dict, out: Path) -> None:
-    """Print what was left out and why, what was written, how good the network is, and what it is not for."""
+    """Print what was left out and why, what was written, and the score of the network."""
     left_out = clips[clips["left_out"] != ""]
     for clip, reason in left_out["left_out"].items():
         print(f"left out: {clip}: {reason}")
@@ -132,12 +177,13 @@ def tell(clips: pd.DataFrame, facts: dict, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m stages.tools.predict", description=f"{__doc__.splitlines()[0]} ({NOTE})")
     parser.add_argument("paths", nargs="+", type=Path, metavar="clip", help="video file, image, or folder of either")
-    parser.add_argument("--task", help="whose network: models/<task>.safetensors; default: the only one")
+    parser.add_argument("--task", help="which network: models/<task>.safetensors; needed if there are several")
     parser.add_argument("--out", type=Path, help="folder to write to; default: reports/predict/<task>")
+    parser.add_argument("--recording", action="store_true", help="the images of a folder are the frames of one clip")
     parser.add_argument("--cam", action="store_true", help="a video or picture of each clip, with Grad-CAM")
     try:
-        given = parser.parse_args()
-        task = given.task or only_task()
-        main(given.paths, task, given.out or Path("reports/predict", task), given.cam)
+        given = vars(parser.parse_args())
+        task = given.pop("task") or only_task()
+        main(**given | {"task": task, "out": given["out"] or Path("reports/predict", task)})
     except UserError as error:
         sys.exit(f"error: {error}")

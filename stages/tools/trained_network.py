@@ -1,4 +1,4 @@
-"""A network of this pipeline back from its file, to predict with or to export."""
+"""Read a network of this pipeline from its file, to predict or to export."""
 
 from pathlib import Path
 
@@ -7,18 +7,18 @@ from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import load
 from stages.lib.params import require
 
-# What the file of a fine-tuned network has to say: its classes in order, and how a clip becomes what it was trained on.
+# Facts in the file of a fine-tuned network: its classes in order, and how clips were sampled and normalised for training.
 NEEDED = {"task", "arch", "classes", "size_px", "mean", "std", "frame_rate_hz", "max_frames_per_clip", "assumed_frame_rate_hz"}
 
 
 def restore(path: Path) -> tuple[Backbone | Classifier, dict]:
-    """The network in evaluation mode, with its classifier if the file names classes, and the facts of the run.
+    """The network in evaluation mode, and the facts of the run. It has a classifier if the file names classes.
 
     Raises:
-        UserError: no such file, not ours, or its keys and shapes are not just those of the network.
+        UserError: the file is missing, was not written by this pipeline, or has other keys or shapes than the network.
     """
     facts, weights = checkpoint.facts(path), checkpoint.weights(path)
-    require("arch" in facts, f"{path} does not say which architecture it is; `dvc repro` makes it anew")
+    require("arch" in facts, f"{path} does not say which architecture it is; `dvc repro` makes it again")
     network = load(Backbone(facts["arch"]), weights, str(path))
     if "classes" in facts:
         network = _with_classifier(network, weights, facts["classes"], path)
@@ -26,21 +26,24 @@ def restore(path: Path) -> tuple[Backbone | Classifier, dict]:
 
 
 def restore_classifier(path: Path) -> tuple[Classifier, dict]:
-    """As `restore`, a fine-tuned network only.
+    """As `restore`, but only for a fine-tuned network.
 
     Raises:
-        UserError: also for a backbone, and for facts that miss one of NEEDED.
+        UserError: as in `restore`; also for a backbone, or if one of the facts in NEEDED is missing.
     """
     absent = NEEDED - checkpoint.facts(path).keys()
-    require(not absent, f"{path} does not say {', '.join(sorted(absent))}: it is no fine-tuned network; `dvc repro` makes one")
+    names = ", ".join(sorted(absent))
+    require(not absent, f"{path} does not say {names}: it is not a fine-tuned network; `dvc repro` makes one")
     return restore(path)
 
 
 def _with_classifier(backbone: Backbone, weights: dict, classes: list[str], path: Path) -> Classifier:
-    network, start = Classifier(backbone, len(classes)), backbone.classifier + "."
+    start = backbone.classifier + "."
     head = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+    hidden = head.get("0.weight")       # of a head with a hidden layer
+    network = Classifier(backbone, len(classes), None if hidden is None else len(hidden))
     wanted = {key: value.shape for key, value in network.linear.state_dict().items()}
-    require({key: value.shape for key, value in head.items()} == wanted, f"{path}: {start}weight and {start}bias must be one "
-            f"layer, of {backbone.feature_width} features and {len(classes)} classes")
+    require({key: value.shape for key, value in head.items()} == wanted, f"{path}: {start}… must be one or "
+            f"two layers, of {backbone.feature_width} features and {len(classes)} classes")
     network.linear.load_state_dict(head)
     return network

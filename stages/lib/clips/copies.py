@@ -101,16 +101,53 @@ def mark(clips: pd.DataFrame, folder: str | Path, limit: Limits) -> pd.DataFrame
 
 def resolve(used: pd.DataFrame, apart: np.ndarray, near: np.ndarray) -> dict[str, np.ndarray | list]:
     """Columns copy_of, group and left_out of clips that have the distances `apart` and are copies where `near` [N, N]."""
-    names, label = used["clip"].to_numpy(), used["label"].to_numpy()
-    group = used["group"].to_numpy()
+    names, label, group = used["clip"].to_numpy(), used["label"].to_numpy(), used["group"].to_numpy()
     near = near & ((group[:, None] != group) | (label[:, None] != label))
     listed = [[f"{names[j]} (distance {apart[i, j]:.2f})" for j in np.flatnonzero(line)] for i, line in enumerate(near)]
-    _, recording = connected_components(near, directed=False)
-    disputed = used["label"].groupby(recording).transform("nunique").to_numpy() > 1
+    disputed = _disputed(label, near)
     reason = "copies of one clip have different labels: which is right is unknown"
-    number, patients = pd.factorize(group)
-    one, two = np.nonzero(near & ~disputed)
-    links = coo_array((np.ones(len(one)), (number[one], number[two])), shape=(len(patients), len(patients)))
+    return {"copy_of": ["; ".join(line) for line in listed], "group": _joined(group, near & ~disputed),
+            "left_out": np.where(disputed, reason, "")}
+
+
+def pool(used: pd.DataFrame, apart: np.ndarray, near: np.ndarray) -> pd.DataFrame:
+    """What copies mean for a pretraining set: they share a group, so that none is trained on while another is held out; where
+    their pooled classes differ, all of them lose theirs. Copies in one group that agree on the class are not named.
+
+    Args:
+        used: clip (a name unique among all sources), group, pooled_class ('' if unlabelled).
+        apart, near: as `compare` returns them for all pairs [N, N].
+
+    Returns:
+        Columns group, pooled_class, copy_of (the nearest other clip, '' if none), distance (NaN if none), copy_reason.
+    """
+    group, pooled = used["group"].to_numpy(), used["pooled_class"].to_numpy()
+    near = near & ((group[:, None] != group) | (pooled[:, None] != pooled))
+    alike = near.any(axis=1)
+    nearest = np.where(near, apart, 2).argmin(axis=1)
+    disputed = _disputed(pooled, near)
+    agreed, lost = "looks like another clip of the set", "looks like a clip of another class: neither class is used"
+    reason = np.where(disputed, lost, agreed)
+    return used.assign(
+        group=_joined(group, near),
+        pooled_class=used["pooled_class"].where(~disputed, ""),
+        copy_of=np.where(alike, used["clip"].to_numpy()[nearest], ""),
+        distance=np.where(alike, apart[np.arange(len(used)), nearest].astype(float).round(2), np.nan),
+        copy_reason=np.where(alike, reason, ""),
+    )[["group", "pooled_class", "copy_of", "distance", "copy_reason"]]
+
+
+def _disputed(label: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Which clips have, directly or over others, copies of another label; no label ('') contradicts none. bool [N]."""
+    _, recording = connected_components(near, directed=False)
+    known = pd.Series(label).replace("", None)
+    return known.groupby(recording).transform("nunique").to_numpy() > 1
+
+
+def _joined(group: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """The groups of clips [N] after those that share copies were joined, named after the first of them."""
+    one, two = np.nonzero(near)
+    number, names = pd.factorize(group)
+    links = coo_array((np.ones(len(one)), (number[one], number[two])), shape=(len(names), len(names)))
     _, merged = connected_components(links, directed=False)
-    first = pd.Series(patients).groupby(merged).transform("first").to_numpy()
-    return {"copy_of": ["; ".join(line) for line in listed], "group": first[number], "left_out": np.where(disputed, reason, "")}
+    return pd.Series(names).groupby(merged).transform("first").to_numpy()[number]

@@ -4,7 +4,8 @@ frames.npy  uint8 [N, size_px, size_px], the frames of a clip one after the othe
 masks.npy   uint8 [N, size_px, size_px], where the source has masks: 0, or the number of the lesion, from 1
 frames.csv  a line per frame: row (in frames.npy), clip, frame (number in the clip), time_s (null where unknown)
 clips.csv   a line per clip, kept or left out: clip, path, patient, label, … ; `left_out` holds the reason, empty if kept
-facts.json  how the frames were taken from the clips: frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px
+facts.json  how the frames were taken from the clips: frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px,
+            geometry
 """
 
 import errno
@@ -23,7 +24,7 @@ import pandas as pd
 from stages.lib.params import UserError
 
 TEXT = ("clip path patient group label subset masks source checksum left_out split pooled_class outcome reason names copy_of "
-        "predicted severity a_lines b_lines pcr grey burned_in notes")
+        "predicted crop crop_uncertain severity a_lines b_lines pcr grey burned_in notes")
 FAN = ["fan_apex_x", "fan_apex_y", "fan_half_angle", "fan_near", "fan_far"]    # columns of clips.csv: see fan.py
 # columns where an empty field is NaN
 NUMBERS = ["fps", "time_s", "fold", "dice", "precision", "sensitivity", "mm_per_px", *FAN]

@@ -1,37 +1,129 @@
-"""The clips of an evaluation task: those of the source of the same name whose label is one of its classes."""
+"""Evaluation tasks: the clips of a source, and the column of its clip table that holds the class.
+
+A block of `tasks` in params.yaml, with the keys that Task takes:
+
+    covid_blues_severity:
+      source: covid_blues
+      target: severity
+      classes:
+        mild: ["0.0", "1.0"]
+        severe: ["2.0", "3.0"]
+"""
 
 from pathlib import Path
 
 import pandas as pd
 
 from stages.lib.clips import store
-from stages.lib.params import UserError, require
+from stages.lib.params import from_params, require
+
+Value = str | int | float | bool        # of a class, as YAML reads it
 
 
-def task_clips(task: str, tasks: dict) -> pd.DataFrame:
-    """The clip table of the task's frame store, with a reason in `left_out` for each clip that the task does not use.
+class Task:
+    """A task: which clips, and which class each of them has.
 
     Args:
-        task: its name, which is also that of its source and of its block in params.yaml.
-        tasks: the `tasks` block: task → {classes: labels in order, subsets: parts of the source, [] for all}.
+        task: the name of its block.
+        classes: in order: class → its values in the column `target`; or a list of classes, each with its own name as value.
+        source: whose clips; default: the source with the name of the task.
+        target: the column of the source's clip table that holds the values.
+        subsets: parts of the source; [] for all.
+        stratify: another column, by whose values the folds are divided; tasks of a source that name the same column share
+            their folds. Default: the classes of the task.
+        external: outside tests, blocks {source, target, classes, subsets}: the network for use predicts their clips once.
+            Their classes are classes of the task; without `classes` they have the same values as in the task.
 
     Raises:
-        UserError: no such block, or not two classes.
+        UserError: a mistake in the block.
     """
-    if task not in tasks:
-        raise UserError(f"params.yaml: finetune.tasks names {task!r}, but tasks has no such block; add tasks.{task}.classes")
-    absent = {"classes", "subsets"} - set(tasks[task])
-    require(not absent, f"params.yaml: tasks.{task} has no {', '.join(sorted(absent))}; both lists must be there")
-    classes, subsets = tasks[task]["classes"], tasks[task]["subsets"]
-    require(len(set(classes)) >= 2, f"params.yaml: tasks.{task}.classes is {classes}; it needs two classes or more")
-    clips = store.table(Path("data/frames", task, "clips.csv"))
-    reasons = [
-        (~clips["label"].isin(classes), "label " + clips["label"].replace("", "missing") + " is no class of the task"),
-        (~clips["subset"].isin(subsets or clips["subset"]), "subset " + clips["subset"] + " is no part of the task"),
-    ]
-    for applies, reason in reasons:
-        clips["left_out"] = clips["left_out"].mask((clips["left_out"] == "") & applies, reason)
-    return clips
+
+    def __init__(
+        self, task: str, classes: dict[Value, Value | list[Value]] | list[Value], source: str = "", target: str = "label",
+        subsets: list[str] = (), stratify: str = "", external: list[dict] = (),
+    ):  # fmt: skip
+        pairs = classes.items() if isinstance(classes, dict) else [(value, value) for value in classes]
+        self.name, self.source, self.target, self.stratify = task, source or task, target, stratify
+        self.subsets = list(subsets)
+        self.values = {str(label): values if isinstance(values, list) else [values] for label, values in pairs}
+        everything = [*(label for label, _ in pairs), *(value for values in self.values.values() for value in values)]
+        for value in everything:
+            require(not isinstance(value, bool), f"params.yaml: tasks.{task}.classes holds {str(value).lower()}; write the "
+                    "values as the clip table has them, in quotes: \"yes\", \"no\", \"1\"")
+        require(len(self.values) >= 2 and len(self.values) == len(classes), f"params.yaml: tasks.{task}.classes is {classes}; "
+                "it needs two classes or more, each once")
+        self.external = [self._outside(number, block) for number, block in enumerate(external)]
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes in order."""
+        return list(self.values)
+
+    def _outside(self, number: int, block: dict) -> "Task":
+        """The outside test of a block of `external`, as a task with the same classes in the same order."""
+        place = f"{self.name}.external.{number}"
+        outside = from_params(Task, {"classes": self.values} | block, f"tasks.{place}", task=place)
+        require(bool(block.get("source")), f"params.yaml: tasks.{place}.source is missing")
+        require(outside.source != self.source, f"params.yaml: tasks.{place}.source is {outside.source}, the task's own source; "
+                "an outside test needs another one")
+        strange = sorted(set(outside.values) - set(self.values))
+        require(not strange, f"params.yaml: tasks.{place}.classes names {', '.join(strange)}; the task has the classes "
+                f"{', '.join(self.values)}")
+        outside.values = {label: outside.values[label] for label in self.values if label in outside.values}
+        return outside
+
+    def clips(self) -> pd.DataFrame:
+        """The clip table of the source, with the class in `label` and a reason in `left_out` for each clip that is not used.
+
+        The column `stratum` holds what the folds divide evenly; it is empty for clips that are in no fold.
+
+        Raises:
+            UserError: the table has no such column, or a class has no clip.
+        """
+        path = Path("data/frames", self.source, "clips.csv")
+        clips, found = store.table(path), pd.read_csv(path, dtype=str, keep_default_na=False)
+        for key in ("target", "stratify"):
+            column = getattr(self, key)
+            require(not column or column in found, f"params.yaml: tasks.{self.name}.{key} is {column}; {path} has no such "
+                    f"column, choose from {', '.join(found)}")
+        value = found[self.target].str.strip()
+        label = pd.Series("", index=clips.index)
+        for name, values in self.values.items():
+            chosen = pd.concat([_equal(value, one) for one in values], axis=1).any(axis=1)
+            twice = value[chosen & (label != "")].unique()
+            require(not len(twice), f"params.yaml: tasks.{self.name}.classes: {', '.join(twice)} belongs to two classes")
+            label = label.mask(chosen, name)
+        outside = ~clips["subset"].isin(self.subsets or clips["subset"])
+        stratum = found[self.stratify].str.strip().replace("", "missing") if self.stratify else label
+        clips["stratum"] = stratum.where((clips["left_out"] == "") & ~outside, "")
+        reasons = [(label == "", f"{self.target} " + value.replace("", "missing") + " is no class of the task"),
+                   (outside, "subset " + clips["subset"] + " is no part of the task")]
+        for applies, reason in reasons:
+            clips["left_out"] = clips["left_out"].mask((clips["left_out"] == "") & applies, reason)
+        return clips.assign(label=label.where(label != "", value))
+
+    def require_all(self, clips: pd.DataFrame) -> None:
+        """Raise UserError if a class of the task has no clip."""
+        used = clips["label"][clips["left_out"] == ""]
+        absent = [name for name in self.classes if name not in set(used)]
+        path = Path("data/frames", self.source, "clips.csv")
+        column = store.table(path)[self.target].astype(str)
+        require(not absent, f"task {self.name}: no clip of class {', '.join(absent)} in {path}; take it out of "
+                f"tasks.{self.name}.classes, correct its values or add clips (the column {self.target} has "
+                f"{', '.join(sorted(set(column))[:10])})")
+
+
+def read_task(name: str, tasks: dict) -> Task:
+    """The task of a name.
+
+    Args:
+        tasks: the block `tasks` of params.yaml.
+
+    Raises:
+        UserError: no such block, or a mistake in it.
+    """
+    require(name in tasks, f"params.yaml: finetune.tasks names {name!r}, but tasks has no such block; add tasks.{name}.classes")
+    return from_params(Task, tasks[name], f"tasks.{name}", task=name)
 
 
 def groups(clips: pd.DataFrame) -> pd.Series:
@@ -39,3 +131,8 @@ def groups(clips: pd.DataFrame) -> pd.Series:
     if "group" in clips:
         return clips["group"]
     return clips["patient"].where(clips["patient"] != "", "clip " + clips["clip"])
+
+
+def _equal(column: pd.Series, value: Value) -> pd.Series:
+    """Which fields hold the value: a text as it is written, a number in any spelling (2 = 2.0)."""
+    return column == value if isinstance(value, str) else pd.to_numeric(column, errors="coerce") == value

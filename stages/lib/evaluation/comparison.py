@@ -12,7 +12,7 @@ from stages.lib.revisions import read
 
 
 def predictions(task: str, run: str) -> pd.DataFrame:
-    """The clip-level predictions of a run (experiment, branch, commit or `workspace`), a row per seed and clip.
+    """The clip-level predictions of a run (experiment, branch, commit or `workspace`), a row per run and clip.
 
     Raises:
         UserError: no such run, or its predictions are not in the cache.
@@ -27,8 +27,8 @@ def clip_table(text: str) -> pd.DataFrame:
 
 
 def balanced_accuracies(table: pd.DataFrame) -> np.ndarray:
-    """Balanced accuracy of each seed of a clip-level table."""
-    return np.array([scores.scores(part, class_names(table))["balanced_accuracy"] for part in scores.by_seed(table)])
+    """Balanced accuracy of each run (division and seed) of a clip-level table."""
+    return scores.balanced_accuracies(table, class_names(table))
 
 
 def class_names(table: pd.DataFrame) -> list[str]:
@@ -39,7 +39,7 @@ def class_names(table: pd.DataFrame) -> list[str]:
 def held_out(table: pd.DataFrame) -> set[str]:
     """A fingerprint of classes, clips, labels and folds per seed; runs can be compared if the sets are equal."""
     columns = ["clip", "label", "patient", "fold"]
-    return {str(class_names(table)) + part[columns].to_csv(index=False) for part in scores.by_seed(table)}
+    return {str(class_names(table)) + part[columns].to_csv(index=False) for part in scores.by_run(table)}
 
 
 def compare(
@@ -53,22 +53,25 @@ def compare(
         samples, confidence, seed: of the bootstrap over patients.
 
     Returns:
-        values, spreads: balanced accuracy of each run, and its SD over seeds (NaN for one seed).
+        values, spreads: balanced accuracy of each run, and its SD over divisions and seeds (NaN for one of each).
         difference, low, high, verdict: of the second run to the first, its paired interval, and the verdict in words.
-        only_first, only_second, p, clips: McNemar's test; only if both runs have one seed.
+        detectable: the smallest true difference that these patients show with 80 % power (intervals.py).
+        only_first, only_second, p, clips: McNemar's test; only if both runs have one division and seed.
 
     Raises:
         UserError: the runs predicted different clips, classes or folds.
     """
     first, second = runs
     require(held_out(tables[0]) == held_out(tables[1]), f"{task}: {first} and {second} predicted different clips, "
-            "classes or folds; compare runs that share extract_frames, the task's block, finetune.folds and finetune.fold_seed")
+            "classes or folds; compare runs that share extract_frames, the task's block, finetune.folds and finetune.fold_seeds")
     each = [balanced_accuracies(table) for table in tables]
     low, high = intervals.paired_interval(*map(_counts, tables), samples, confidence, seed)
+    detectable = intervals.detectable_difference(*map(_counts, tables), samples, confidence, seed)
     found = {"values": [float(values.mean()) for values in each],
              "spreads": [float(values.std(ddof=1)) if len(values) > 1 else np.nan for values in each],
              "difference": float(each[1].mean() - each[0].mean()), "low": low, "high": high,
-             "verdict": "within noise" if low <= 0 <= high else f"{second if low > 0 else first} is better"}
+             "detectable": detectable}
+    found["verdict"] = "within noise" if low <= 0 <= high else f"{second if low > 0 else first} is better"
     if max(len(values) for values in each) == 1:
         tested = mcnemar(*tables, class_names(tables[0]))
         found |= dict(zip(("only_first", "only_second", "p"), tested, strict=True)) | {"clips": len(tables[0])}
@@ -107,7 +110,7 @@ def against(task: str, baseline: str, own: pd.DataFrame, samples: int, confidenc
         found = compare(task, (baseline, "this run"), [table, own], samples, confidence, seed)
     except UserError as error:
         return {"name": baseline, "note": str(error)}
-    low, high = intervals.interval(_counts(table), samples, confidence, seed)
+    low, high = intervals.interval(_counts(table), confidence)
     return {"name": baseline, "baseline_low": low, "baseline_high": high} | found
 
 

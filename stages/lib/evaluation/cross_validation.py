@@ -2,69 +2,97 @@
 
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 
 from stages.lib.evaluation.fine_tuning import Recipe, fit, inner_loss, predict
-from stages.lib.evaluation.folds import check_apart
+from stages.lib.evaluation.folds import GIVEN, check_apart, parts
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
-from stages.lib.evaluation.preparation import TaskFrames
+from stages.lib.evaluation.preparation import TaskClips, TaskFrames
 from stages.lib.networks.backbone import Classifier
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import Resume
 
 
 class Training(NamedTuple):
-    """One training of the cross-validation: its seed, its held-out fold, and the clips of each part (`folds.parts`)."""
+    """One training of the cross-validation: division, seed, held-out fold, and the clips of each part (`folds.parts`)."""
 
+    division: str
     seed: int
     fold: int
+    folds: int
     parts: dict[str, set[str]]
+
+    @property
+    def stream(self) -> int:
+        """Seeds the random numbers of the training."""
+        return self.seed * self.folds + self.fold
+
+
+def list_trainings(clips: TaskClips, seeds: list[int], label_fraction: float, inner_fraction: float) -> list[Training]:
+    """All trainings of a task: for every division and seed one per fold. Fractions and errors as in `folds.parts`."""
+    found = []
+    for division in clips.divisions:
+        table = clips.in_folds(division)
+        folds = int(table["fold"].max()) + 1
+        for seed in seeds:
+            for fold in range(folds):
+                given = table, clips.task.name, seed, fold, label_fraction, inner_fraction
+                found.append(Training(division, seed, fold, folds, parts(*given)))
+    return found
+
+
+def of_first_seed(trainings: list[Training]) -> list[Training]:
+    """The trainings of the first seed, of every division."""
+    return [training for training in trainings if training.seed == trainings[0].seed]
 
 
 def cross_validate(
     recipe: Recipe, frames: TaskFrames, trainings: list[Training], maps: HeldOutMaps | None, resume: Resume, name: str
 ) -> tuple[dict[int, torch.Tensor], list[dict], list[dict]]:
-    """Train and predict every seed and fold that `resume` does not hold yet.
+    """Train and predict every fold that `resume` does not hold yet.
 
     Args:
-        maps: makes Grad-CAM maps with the networks of the first seed; None for no maps.
+        maps: makes Grad-CAM maps with the networks of the first division and seed; None for no maps.
         name: of the run, printed beside the progress.
 
     Returns:
-        Class probabilities [N, classes] by seed; a row of numbers per seed, fold and epoch; a row per map.
+        Class probabilities [n, classes] of the held-out frames of each training; a row of numbers per division, seed, fold and
+        epoch; a row per map.
     """
-    empty = {training.seed: torch.zeros(len(frames.table), len(recipe.classes)) for training in trainings}
-    state = resume.load() or {"predicted": empty, "rows": [], "maps": []}
+    state = resume.load() or {"predicted": [], "rows": [], "maps": []}
     predicted, rows, made = (state[key] for key in ("predicted", "rows", "maps"))
-    folds = 1 + max(training.fold for training in trainings)
     progress = Progress(name, len(trainings) * recipe.epochs, len(rows))
-    for seed, fold, parts in trainings[len(rows) // recipe.epochs:]:
-        places = rows_of(frames, parts)
+    for training in trainings[len(predicted):]:
+        division, seed, fold, _, parts = training
+        places = rows_of(frames, training)
         held_out, losses = places["held_out"], []
-        for network, loss in fit(recipe, frames, places["training"], seed * folds + fold):
+        for network, loss in fit(recipe, frames, places["training"], training.stream):
             probabilities = predict(network, frames, held_out, recipe.views).softmax(1)
             losses.append(inner_loss(network, frames, places["inner"], recipe.views))
             correct = int((probabilities.argmax(1) == frames.labels[held_out]).sum())
-            rows.append({"seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss, "inner_loss": losses[-1],
-                         "held_out_correct": correct, "held_out_frames": len(held_out)})
+            rows.append({"division": division, "seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss,
+                         "inner_loss": losses[-1], "held_out_correct": correct, "held_out_frames": len(held_out)})
             if is_kept(losses, recipe.epochs, bool(parts["inner"])):
-                predicted[seed][held_out.cpu()] = probabilities.cpu()
-                first = maps is not None and seed == trainings[0].seed
-                kept = maps.of_fold(network, frames, held_out, probabilities, recipe) if first else []
+                kept = probabilities.cpu()
+                first = maps is not None and (division, seed) == (trainings[0].division, trainings[0].seed)
+                explained = maps.of_fold(network, frames, held_out, probabilities, recipe) if first else []
             progress.step(fold=fold, loss=loss)
-        made += [{"seed": seed, "fold": fold} | line for line in kept]
+        predicted.append(kept)
+        made += [{"seed": seed, "fold": fold} | line for line in explained]
         resume.save(predicted=predicted, rows=rows, maps=made)
     return predicted, rows, made
 
 
-def rows_of(frames: TaskFrames, parts: dict[str, set[str]]) -> dict[str, torch.Tensor]:
+def rows_of(frames: TaskFrames, training: Training) -> dict[str, torch.Tensor]:
     """The row numbers of each part's frames, on the device.
 
     Raises:
-        AssertionError: a patient has frames in two parts.
+        AssertionError: a patient has frames in two parts; only a division that the clip table gives may do so.
     """
-    inside = {name: frames.table["clip"].isin(clips).to_numpy() for name, clips in parts.items()}
-    check_apart(frames.table, inside)
+    inside = {name: frames.table["clip"].isin(clips).to_numpy() for name, clips in training.parts.items()}
+    if training.division != GIVEN:
+        check_apart(frames.table, inside)
     return {name: torch.from_numpy(mask.nonzero()[0]).to(frames.grey.device) for name, mask in inside.items()}
 
 
@@ -79,6 +107,26 @@ def is_kept(losses: list[float], epochs: int, inner: bool) -> bool:
     if not inner:
         return len(losses) == epochs
     return len(losses) == 1 or losses[-1] < min(losses[:-1])
+
+
+def table_of(frames: TaskFrames, trainings: list[Training], predicted: list[torch.Tensor], classes: list[str]) -> pd.DataFrame:
+    """The prediction table: a row per division, seed and held-out frame, in the order of the frames.
+
+    Args:
+        predicted: class probabilities [n, classes] of the held-out frames of each training.
+    """
+    columns, parts = [f"p_{name}" for name in classes], []
+    for training, probabilities in zip(trainings, predicted, strict=True):
+        rows = frames.table.index[frames.table["clip"].isin(training.parts["held_out"])]
+        part = frames.table.loc[rows, ["clip", "patient", "group", "frame", "label"]]
+        part.insert(3, "fold", training.fold)
+        part.insert(0, "seed", training.seed)
+        part.insert(0, "division", training.division)
+        parts.append(part.join(pd.DataFrame(probabilities.numpy().round(6), rows, columns)))
+    runs = [(training.division, training.seed) for training in trainings]
+    ordered = [pd.concat([part for part, other in zip(parts, runs, strict=True) if other == run]).sort_index()
+               for run in dict.fromkeys(runs)]
+    return pd.concat(ordered, ignore_index=True)
 
 
 def on_all(recipe: Recipe, frames: TaskFrames, stream: int, name: str) -> Classifier:

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from stages.lib.evaluation.frozen_probes import set_statistics
 from stages.lib.evaluation.preparation import TaskFrames
-from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.backbone import Backbone, Classifier, train_mode
 from stages.lib.networks.initial import initialise
 from stages.lib.params import from_params
 from stages.lib.training.device import generator
@@ -16,6 +17,7 @@ from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_r
 from stages.lib.training.views import Views
 
 Trainable = Literal["last_block", "head", "all"]        # what trains beside the new classifier
+Statistics = Literal["fixed", "updated"]                # of frozen batch norm: networks.backbone.train_mode
 
 
 class Recipe(NamedTuple):
@@ -29,11 +31,15 @@ class Recipe(NamedTuple):
     batch_size: int
     optimizer: dict
     views: Views
+    frozen_statistics: Statistics
+    hidden_width: int | None = None         # of the classifier head: networks.backbone.Classifier
+    dropout: float = 0.0
 
     def network(self, stream: int) -> Classifier:
         """A network before fine-tuning; `stream` seeds its random weights."""
         torch.manual_seed(stream)
-        network = Classifier(initialise(Backbone(self.arch), self.init, "finetune.init"), len(self.classes))
+        backbone = initialise(Backbone(self.arch), self.init, "finetune.init")
+        network = Classifier(backbone, len(self.classes), self.hidden_width, self.dropout)
         network.train_only(self.trainable)
         return network
 
@@ -51,12 +57,14 @@ def fit(recipe: Recipe, frames: TaskFrames, training: torch.Tensor, stream: int)
     """
     device = frames.grey.device
     network = recipe.network(stream).to(device)
+    if recipe.init == "random" and recipe.trainable != "all" and recipe.frozen_statistics == "fixed":
+        set_statistics(network.backbone, frames.grey[training], recipe.views)
     draw = generator(stream, device)
     rows_per_epoch = len(training) - (len(training) % recipe.batch_size == 1)   # batch norm cannot take a batch of one
     steps = math.ceil(rows_per_epoch / recipe.batch_size)
     optimizer, schedule = recipe.optimizer_and_schedule(network, recipe.epochs * steps)
     for epoch in range(recipe.epochs):
-        network.train()
+        train_mode(network, recipe.frozen_statistics)
         order = training[torch.randperm(len(training), generator=draw, device=device)[:rows_per_epoch]]
         total = 0.0
         for step, batch in enumerate(order.split(recipe.batch_size), epoch * steps):

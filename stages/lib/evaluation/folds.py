@@ -1,5 +1,6 @@
 """Who is held out, who trains and who chooses the epoch: whole patients, each class divided evenly."""
 
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -8,37 +9,96 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from stages.lib.params import require
 
+GIVEN = "given"     # the name of the division that the clip table gives; other divisions are named by their fold seeds
 
-def with_folds(clips: pd.DataFrame, task: str, folds: int, fold_seed: int, stage: str) -> pd.DataFrame:
-    """The clip table with a column `fold`, <NA> for clips left out: groups stay whole, classes are divided evenly.
+
+def divide(clips: pd.DataFrame, task: str, stage: str, folds: int, fold_seeds: list[int]) -> dict[str, pd.Series]:
+    """The divisions into folds: name → fold of each clip, <NA> for clips left out, −1 for clips that only ever train.
+
+    A column `fold` or `split` (train | test) of the clip table is taken as it is, as the only division. Otherwise groups stay
+    whole and the strata are divided evenly, once per fold seed. As many folds as groups leave one group out at a time.
 
     Args:
-        clips: with the columns group, label, left_out.
+        clips: with the columns group, label, stratum, left_out.
         stage: finetune | segment; the sentences for the user name its keys.
 
     Raises:
-        UserError: fewer groups than folds, or a fold without a clip of some class. (A class that is in every fold is in
-            every training part, too.)
+        UserError: fewer groups than folds, or a fold without a clip of some class.
     """
-    used = clips[clips["left_out"] == ""]
-    patients = used["group"]
-    require(2 <= folds <= patients.nunique(), f"params.yaml: {stage}.folds is {folds}; task {task} has "
-            f"{patients.nunique()} patients in data/frames/{task}/clips.csv, choose 2 to that many")
-    division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed).split(used, used["label"], patients)
+    used, part = clips[clips["left_out"] == ""], clips[clips["stratum"] != ""]
+    given = _given(used, task)
+    if given is not None:
+        return {GIVEN: given.reindex(clips.index)}
+    number = part["group"].nunique()
+    require(2 <= folds <= number, f"params.yaml: {stage}.folds is {folds}; task {task} has {number} patients, choose 2 to that "
+            "many")
+    found = {}
+    for fold_seed in fold_seeds:
+        most = part["stratum"].value_counts().max()
+        require(folds in (number, min(folds, most)), f"params.yaml: {stage}.folds is {folds}; no class of task {task} has so "
+                f"many clips, choose up to {most}, or {number} to leave one patient out at a time")
+        fold = _leave_one_out(part) if folds == number else _stratified(part, folds, fold_seed)
+        fold = fold[used.index].reindex(clips.index)
+        _require_classes(used, fold, task, stage, fold_seed, alone=folds == number)
+        found[str(fold_seed)] = fold
+    return found
+
+
+def _stratified(clips: pd.DataFrame, folds: int, fold_seed: int) -> pd.Series:
+    """Folds of whole groups, the strata divided evenly."""
+    division = StratifiedGroupKFold(folds, shuffle=True, random_state=fold_seed)
     fold = pd.Series(pd.NA, index=clips.index, dtype="Int64")
-    for number, (_, held_out) in enumerate(division):
-        fold[used.index[held_out]] = number
-        missing = sorted(set(used["label"]) - set(used["label"].iloc[held_out]))
-        require(not missing, f"params.yaml: {stage}.folds is {folds}; fold {number} of task {task} has no clip of class "
-                f"{', '.join(missing)}: choose fewer folds, another {stage}.fold_seed, or leave the class out of tasks.{task}")
-    return clips.assign(fold=fold)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)     # a rare stratum is in fewer folds
+        for number, (_, held_out) in enumerate(division.split(clips, clips["stratum"], clips["group"])):
+            fold[clips.index[held_out]] = number
+    return fold
 
 
-def require_all(clips: pd.DataFrame, task: str, classes: list) -> None:
-    """Raise UserError if a class of the task has no clip."""
-    absent = [name for name in classes if name not in set(clips.loc[clips["left_out"] == "", "label"])]
-    require(not absent, f"task {task}: no clip of class {', '.join(absent)} in data/frames/{task}/clips.csv; take it out of "
-            f"tasks.{task}.classes or add clips")
+def _leave_one_out(clips: pd.DataFrame) -> pd.Series:
+    """A fold for each group."""
+    return pd.Series(pd.factorize(clips["group"], sort=True)[0], index=clips.index, dtype="Int64")
+
+
+def _given(used: pd.DataFrame, task: str) -> pd.Series | None:
+    """The division that the clip table gives; None if it gives none.
+
+    Raises:
+        UserError: some clips have no fold, or another word than train and test.
+    """
+    column = next((name for name in ("fold", "split") if name in used and (used[name].fillna("") != "").any()), None)
+    if column is None:
+        return None
+    values = used[column].astype("string").str.strip().fillna("")
+    place = f"task {task}: the column {column} of clips.csv"
+    empty = used["clip"][values == ""].tolist()
+    require(not empty, f"{place} is empty for {', '.join(empty[:1])}; fill it in for all clips or for none")
+    if column == "split":
+        strange = sorted(set(values) - {"train", "test"})
+        require(not strange, f"{place} holds {', '.join(strange)}; write train or test")
+        fold = (values == "test").astype("Int64") - 1
+        require(fold.nunique() == 2, f"{place} needs clips to train on and clips to test")
+    else:
+        numbers = pd.to_numeric(values, errors="coerce")
+        order = numbers if numbers.notna().all() else values
+        fold = pd.Series(pd.factorize(order, sort=True)[0], index=used.index, dtype="Int64")
+        require(fold.nunique() >= 2, f"{place} holds one value; a division needs two or more")
+    sides = fold.groupby(used["group"]).nunique()
+    both = sorted(sides.index[sides > 1])
+    if both:
+        print(f"warning: {place} puts clips of one patient on both sides: {', '.join(both[:5])}{' …' * (len(both) > 5)}; the "
+              "scores of such folds are too high", flush=True)
+    return fold
+
+
+def _require_classes(used: pd.DataFrame, fold: pd.Series, task: str, stage: str, fold_seed: int, alone: bool) -> None:
+    """Raise UserError if a fold lacks a class; if groups are left out one by one, only if its training part does."""
+    for number in range(fold.max() + 1):
+        present = used["label"][(fold[used.index] != number) == alone]
+        missing = sorted(set(used["label"]) - set(present))
+        require(not missing, f"params.yaml: {stage}.folds is {fold.max() + 1}; fold {number} of task {task} has no clip of "
+                f"class {', '.join(missing)}{' to train on' * alone}: choose fewer folds, another fold seed than {fold_seed}, "
+                f"or leave the class out of tasks.{task}")
 
 
 def check_apart(table: pd.DataFrame, inside: dict[str, np.ndarray]) -> None:
@@ -63,7 +123,7 @@ def parts(
     what a larger one draws. A group with clips of two classes counts in both.
 
     Args:
-        clips: with the columns that `with_folds` adds.
+        clips: with the columns clip, label, group, fold, left_out.
         seed, fold: of the draws.
         label_fraction: of each class's groups outside the fold, whose labels are used; rounded, at least one group.
         inner_fraction: of each class's groups among them, set aside to choose the epoch, at least one group; 0: none.

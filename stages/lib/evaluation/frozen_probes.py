@@ -1,5 +1,8 @@
 """Probes: simple classifiers on the features of a backbone that was not fine-tuned."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import torch
@@ -8,17 +11,74 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
+from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone
 from stages.lib.params import Count, Positive
 from stages.lib.training.views import Views
+
+CHUNK = 256     # frames that go through a network at once
+KEYS = ["division", "clip", "patient", "group", "fold", "label"]
 
 
 @torch.no_grad()
 def features(backbone: Backbone, frames: torch.Tensor, views: Views) -> np.ndarray:
     """Features [N, F] of frames [N, 1, H, W] uint8, without augmentation and with running statistics."""
     backbone.eval()
-    return torch.cat([backbone(views.normalise(part.float() / 255)) for part in frames.split(256)]).cpu().numpy()
+    return torch.cat([backbone(views.normalise(part.float() / 255)) for part in frames.split(CHUNK)]).cpu().numpy()
+
+
+@torch.no_grad()
+def set_statistics(backbone: Backbone, frames: torch.Tensor, views: Views) -> None:
+    """Set the running statistics of batch norm to the means over the frames [N, 1, H, W] uint8, in one pass.
+
+    A network with random weights has the statistics 0 and 1, with which its features say little. The frames must be training
+    frames. The statistics are the means of those of equal batches (`momentum` None of torch.nn.BatchNorm2d).
+    """
+    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    backbone.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for part in frames.tensor_split(math.ceil(len(frames) / CHUNK)):
+        backbone(views.normalise(part.float() / 255))
+    backbone.eval()
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+
+
+class FrozenFeatures:
+    """The features of a task's frames before fine-tuning, in each fold.
+
+    Args:
+        backbone: with its first weights.
+        frames: a TaskFrames.
+        calibrate: set the statistics of batch norm from the training frames of each fold; for random weights.
+    """
+
+    def __init__(self, backbone: Backbone, frames: TaskFrames, views: Views, calibrate: bool):
+        self.backbone, self.frames, self.views, self.calibrate = backbone, frames, views, calibrate
+        self.values = None if calibrate else features(backbone, frames.grey, views)
+
+    def __call__(self, training: tuple) -> np.ndarray:
+        """Features [N, F] of all frames, for a training of the cross-validation."""
+        if not self.calibrate:
+            return self.values
+        inside = self.frames.table["clip"].isin(training.parts["training"] | training.parts["inner"]).to_numpy()
+        set_statistics(self.backbone, self.frames.grey[torch.from_numpy(inside).to(self.frames.grey.device)], self.views)
+        return features(self.backbone, self.frames.grey, self.views)
+
+    def held_out(self, trainings: list[tuple]) -> np.ndarray:
+        """Features [N, F] of all frames, each as a held-out frame of the first division (clips that only train: of its end)."""
+        division = [training for training in trainings if training.division == trainings[0].division]
+        found = self(division[-1])
+        for training in division[:-1] if self.calibrate else []:
+            rows = self.frames.table["clip"].isin(training.parts["held_out"]).to_numpy()
+            found[rows] = self(training)[rows]
+        return found
 
 
 class Probes:
@@ -38,25 +98,27 @@ class Probes:
         neighbours = KNeighborsClassifier(min(self.neighbours, frames), metric="cosine")
         return {"linear": make_pipeline(StandardScaler(), regression), "knn": neighbours}
 
-    def predict(self, features: np.ndarray, table: pd.DataFrame, classes: list[str], folds: list[dict]) -> pd.DataFrame:
+    def predict(
+        self, features: Callable[[tuple], np.ndarray], table: pd.DataFrame, classes: list[str], trainings: list[tuple]
+    ) -> pd.DataFrame:
         """Fit on each fold's training and inner frames, predict its held-out ones; mean probabilities over a clip's frames.
 
         Args:
-            features: [N, F].
-            table: clip, patient, fold, label of each of the N frames.
-            folds: `folds.parts` of each fold; the inner part trains, too, as probes choose no epoch.
+            features: gives the features [N, F] for a training of the list.
+            table: clip, patient, group, label of each of the N frames.
+            trainings: cross_validation.Training, one per division and fold. The inner part trains, too, as probes choose no
+                epoch.
 
         Returns:
-            A row per probe and held-out clip: probe, clip, patient, fold, label, p_<class> ….
+            A row per probe, division and held-out clip: probe, KEYS, p_<class> ….
         """
         labels, columns, found = table["label"].map(classes.index).to_numpy(), [f"p_{name}" for name in classes], []
-        for part in folds:
-            training = table["clip"].isin(part["training"] | part["inner"]).to_numpy()
-            held_out = table["clip"].isin(part["held_out"]).to_numpy()
-            for name, model in self.models(training.sum()).items():
-                model.fit(features[training], labels[training])
-                probabilities = model.predict_proba(features[held_out])                 # n x classes
-                rows = table.loc[held_out, ["clip", "patient", "fold", "label"]].assign(probe=name)
+        for training in trainings:
+            inside = table["clip"].isin(training.parts["training"] | training.parts["inner"]).to_numpy()
+            held_out, values = table["clip"].isin(training.parts["held_out"]).to_numpy(), features(training)
+            for name, model in self.models(inside.sum()).items():
+                probabilities = model.fit(values[inside], labels[inside]).predict_proba(values[held_out])       # n x classes
+                rows = table.loc[held_out, ["clip", "patient", "group", "label"]]
+                rows = rows.assign(probe=name, division=training.division, fold=training.fold)
                 found.append(rows.assign(**dict(zip(columns, probabilities.T, strict=True))))
-        keys = ["probe", "clip", "patient", "fold", "label"]
-        return pd.concat(found).groupby(keys, as_index=False)[columns].mean().round(6)
+        return pd.concat(found).groupby(["probe", *KEYS], as_index=False)[columns].mean().round(6)

@@ -1,10 +1,60 @@
-"""Intervals of balanced accuracies by a bootstrap over patients.
+"""Intervals of balanced accuracies, with patients as the unit.
 
-The functions take counts [R, P, C, 2] of whole numbers: for each of R runs (seeds), P patients (groups) and C classes the
-number of the patient's clips of that class, and how many of them are predicted rightly.
+The functions take counts [R, P, C, 2] of whole numbers: for each of R runs (divisions and seeds), P patients (groups) and C
+classes the number of the patient's clips of that class, and how many of them are predicted rightly.
 """
 
 import numpy as np
+from scipy.special import betaincinv, ndtri, stdtrit
+
+POWER = 0.8     # of `detectable_difference`
+
+
+def interval(counts: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Interval (low, high) of the balanced accuracy: the intervals of the recalls, combined by MOVER.
+
+    The recall of each class has the interval of Korn & Graubard (1998, Survey Methodology 24, 193-201): that of Clopper &
+    Pearson (1934) for n p successes in n trials. The effective number of trials is n = p (1 − p) / variance, times the squared
+    ratio of the normal and the t quantile; the variance is that of the recall p over the P patients of the class. If all clips
+    are right, or all wrong, n = P: 20 patients with all clips right give a lower limit of 0.83, a bootstrap would give 1.
+
+    MOVER (Zou & Donner 2008, Statistics in Medicine 27, 1693-1702) gives the limits of the mean of recalls r with limits l, u:
+    mean − √Σ (r − l)² / C and mean + √Σ (u − r)² / C. It takes the classes for independent. If a class has a single patient,
+    the limits are not closer than those of Clopper & Pearson for one trial per patient, in classes of equal weight.
+
+    The coverage is at least 93 % for 95 % asked, for 2 to 80 patients (tests/benchmarks/interval_coverage.py).
+    """
+    counts = counts[:, :, counts[0, :, :, 0].sum(0) > 0]                        # without classes that have no clip
+    low, recall, high = np.transpose([_recall(counts[:, :, number], confidence) for number in range(counts.shape[2])])
+    mean, classes = recall.mean(), len(recall)
+    low, high = (mean + sign * np.sqrt(((recall - end) ** 2).sum()) / classes for sign, end in ((-1, low), (1, high)))
+    patients = (counts[0, :, :, 0] > 0).sum(0)
+    if patients.min() == 1:
+        trials = classes**2 / (1 / patients).sum()
+        ends = _exact(mean * trials, trials, (1 - confidence) / 2)
+        low, high = min(low, ends[0]), max(high, ends[1])
+    return float(low), float(high)
+
+
+def _exact(right: float, trials: float, tail: float) -> tuple[float, float]:
+    """The interval of Clopper & Pearson; the numbers need not be whole."""
+    low = betaincinv(right, trials - right + 1, tail) if right > 0 else 0.0
+    high = betaincinv(right + 1, trials - right, 1 - tail) if right < trials else 1.0
+    return low, high
+
+
+def _recall(counts: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    """The recall of a class, between the limits of its interval, from the counts [R, P, 2] of one class."""
+    counts = counts[:, counts[0, :, 0] > 0]
+    clips, right = counts[..., 0], counts[..., 1]                                               # R x P each
+    total, patients = clips[0].sum(), clips.shape[1]
+    p, tail = right.mean(0).sum() / total, (1 - confidence) / 2
+    trials = float(patients)
+    variance = ((right.mean(0) - p * clips[0]) ** 2).sum() / total**2 * patients / max(patients - 1, 1)
+    if 0 < p < 1 and patients > 1 and variance > 0:
+        trials = p * (1 - p) / variance * (ndtri(tail) / stdtrit(patients - 1, tail)) ** 2
+    low, high = _exact(p * trials, trials, tail)
+    return low, p, high
 
 
 def bootstrap(counts: np.ndarray, samples: int, seed: int) -> np.ndarray:
@@ -25,20 +75,19 @@ def _resampled(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.nanmean(np.divide(right, clips, out=np.full(clips.shape, np.nan), where=clips > 0), axis=1)
 
 
-def interval(counts: np.ndarray, samples: int, confidence: float, seed: int) -> tuple[float, float]:
-    """Percentile interval (low, high) of the balanced accuracy; `confidence` e.g. 0.95."""
-    return _percentiles(bootstrap(counts, samples, seed), confidence)
-
-
 def paired_interval(
     first: np.ndarray, second: np.ndarray, samples: int, confidence: float, seed: int
 ) -> tuple[float, float]:
     """Percentile interval of the difference in balanced accuracy, second − first, over the same resamples of the patients."""
-    return _percentiles(bootstrap(second, samples, seed) - bootstrap(first, samples, seed), confidence)
-
-
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The middle `confidence` of the values."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(bootstrap(second, samples, seed) - bootstrap(first, samples, seed), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def detectable_difference(first: np.ndarray, second: np.ndarray, samples: int, confidence: float, seed: int) -> float:
+    """The smallest true difference that these patients show with a power of POWER: (z(confidence) + z(power)) · its SD.
+
+    The SD is that of the paired bootstrap, so the answer holds for pairs of runs that agree as much as these two.
+    """
+    spread = (bootstrap(second, samples, seed) - bootstrap(first, samples, seed)).std()
+    return float((ndtri((1 + confidence) / 2) + ndtri(POWER)) * spread)

@@ -2,7 +2,8 @@
 
 A prediction table has a row per held-out frame: clip, patient, group, fold, frame, label and a column p_<class> for every
 class. An undefined score is NaN: the AUROC of a class without clips, the precision of a class that is never predicted.
-With a column `seed` the table holds every frame once per seed: each seed is scored on its own, and the scores are averaged.
+With columns `division` and `seed` the table holds every frame once per run, a division with a seed: each run is scored on its
+own, and the scores are averaged.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,9 @@ from stages.lib.evaluation import intervals
 
 
 def clip_level(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Mean class probabilities over the frames of every clip: a row per seed and clip, sorted by both."""
+    """Mean class probabilities over the frames of every clip: a row per run and clip, sorted by both."""
     probabilities = [column for column in predictions if column.startswith("p_")]
-    keys = [column for column in ("seed", "clip", "patient", "group", "fold", "label") if column in predictions]
+    keys = [column for column in ("division", "seed", "clip", "patient", "group", "fold", "label") if column in predictions]
     return predictions.groupby(keys, as_index=False)[probabilities].mean()
 
 
@@ -27,15 +28,20 @@ def patients(table: pd.DataFrame) -> int:
     return groups(table.drop(columns="group", errors="ignore")).nunique()
 
 
-def by_seed(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each seed; one table of all rows if there is no column `seed`."""
-    parts = [part for _, part in table.groupby("seed")] if "seed" in table else [table]
-    return [part.reset_index(drop=True) for part in parts]
+def by_run(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each run; one table of all rows if there are no columns `division` and `seed`."""
+    keys = [column for column in ("division", "seed") if column in table]
+    return [part.reset_index(drop=True) for _, part in table.groupby(keys)] if keys else [table.reset_index(drop=True)]
 
 
-def over_seeds(score: Callable[..., pd.DataFrame], table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """The table that `score` (`per_class`, `by_fold`) gives, averaged over the seeds row by row; NaN values do not count."""
-    rows = pd.concat([score(part, classes) for part in by_seed(table)])
+def first_division(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first division: folds of different divisions hold different clips."""
+    return table[table["division"] == table["division"].iloc[0]] if "division" in table else table
+
+
+def over_runs(score: Callable[..., pd.DataFrame], table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """The table that `score` (`per_class`, `by_fold`) gives, averaged over the runs row by row; NaN values do not count."""
+    rows = pd.concat([score(part, classes) for part in by_run(table)])
     return rows.groupby(rows.columns[0], sort=False, as_index=False).mean().astype(rows.dtypes)
 
 
@@ -93,16 +99,21 @@ def roc(table: pd.DataFrame, classes: list[str], points: int) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["class", "fpr", "tpr"])
 
 
+def balanced_accuracies(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """Balanced accuracy of each run of a clip-level table."""
+    return np.array([scores(part, classes)["balanced_accuracy"] for part in by_run(table)])
+
+
 def outcome_counts(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
     """The counts that intervals.py takes, of a clip-level table: [runs, patients, classes, 2]; patients in alphabetical order.
 
     The groups of folds count as patients (clips.tasks.groups): a clip without a known patient is a patient of its own.
     """
-    return np.stack([_counts(part, classes) for part in by_seed(table)])
+    return np.stack([_counts(part, classes) for part in by_run(table)])
 
 
 def _counts(table: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """`outcome_counts` of one seed's predictions."""
+    """`outcome_counts` of one run."""
     label = table["label"].to_numpy()
     actual = label[:, None] == np.asarray(classes)                                              # N x C
     right = actual & (predicted(table, classes) == label)[:, None]                              # N x C
@@ -130,38 +141,39 @@ def published_protocol(epochs: pd.DataFrame) -> float:
     return float(best["held_out_correct"].sum() / best["held_out_frames"].sum())
 
 
-def summary(
-    frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str], samples: int, confidence: float, seed: int
-) -> dict[str, float]:
+def summary(frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, float]:
     """All numbers of one task, under their names in reports/scores.json.
 
-    With several seeds each number is the mean, and <number>_seed_sd the standard deviation over them.
+    With several runs each number is the mean, and <number>_seed_sd the standard deviation over them.
 
     Args:
-        frames: the prediction table, a row per seed and held-out frame.
-        epochs: as `published_protocol` takes it, of every seed.
-        samples, confidence, seed: of the bootstrap interval of the clips' balanced accuracy.
+        frames: the prediction table, a row per run and held-out frame.
+        epochs: as `published_protocol` takes it, of every run.
+        confidence: of the interval of the clips' balanced accuracy.
     """
-    clips = clip_level(frames)
-    parts = zip(by_seed(frames), by_seed(epochs), strict=True)
-    each = pd.DataFrame([_one_seed(*part, classes) for part in parts])
+    parts = zip(by_run(frames), by_run(epochs), strict=True)
+    each = pd.DataFrame([_one_run(*part, classes) for part in parts])
+    return _summary(each, clip_level(frames), classes, confidence)
+
+
+def clip_summary(clips: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, float]:
+    """The numbers of `summary` that need only the clip-level predictions, without those over folds."""
+    each = pd.DataFrame([scores(part, classes) for part in by_run(clips)])
+    return _summary(each, clips, classes, confidence)
+
+
+def _summary(each: pd.DataFrame, clips: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, float]:
+    """Means, spreads and the interval of the balanced accuracy, from the scores of each run."""
     means = each.mean().to_dict()
-    spread = each.drop(columns="fold_sd").std().add_suffix("_seed_sd").to_dict() if len(each) > 1 else {}
-    low, high = intervals.interval(outcome_counts(clips, classes), samples, confidence, seed)
-    return {
-        "balanced_accuracy": means.pop("balanced_accuracy"),
-        "balanced_accuracy_low": low,
-        "balanced_accuracy_high": high,
-        **means,
-        **spread,
-        "clips": clips["clip"].nunique(),
-        "patients": patients(clips),
-        "groups": groups(clips).nunique(),
-    }
+    spread = each.drop(columns="fold_sd", errors="ignore").std().add_suffix("_seed_sd").to_dict() if len(each) > 1 else {}
+    low, high = intervals.interval(outcome_counts(clips, classes), confidence)
+    interval = {"balanced_accuracy_low": low, "balanced_accuracy_high": high}
+    counts = {"clips": clips["clip"].nunique(), "patients": patients(clips), "groups": groups(clips).nunique()}
+    return {"balanced_accuracy": means.pop("balanced_accuracy")} | interval | means | spread | counts
 
 
-def _one_seed(frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str]) -> dict[str, float]:
-    """The scores of one seed's predictions."""
+def _one_run(frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str]) -> dict[str, float]:
+    """The scores of one run."""
     clips = clip_level(frames)
     video, frame = scores(clips, classes), scores(frames, classes)
     return {
@@ -175,10 +187,10 @@ def _one_seed(frames: pd.DataFrame, epochs: pd.DataFrame, classes: list[str]) ->
 
 
 def probes(table: pd.DataFrame, classes: list[str]) -> dict[str, float]:
-    """Balanced accuracy of each probe of the frozen features: <probe>_probe_balanced_accuracy.
+    """Balanced accuracy of each probe of the frozen features, mean over the divisions: <probe>_probe_balanced_accuracy.
 
     Args:
-        table: a row per probe and held-out clip: probe, label, p_<class> ….
+        table: a row per probe, division and held-out clip: probe, division, label, p_<class> ….
     """
     parts = table.groupby("probe", sort=False)
-    return {f"{name}_probe_balanced_accuracy": scores(part, classes)["balanced_accuracy"] for name, part in parts}
+    return {f"{name}_probe_balanced_accuracy": float(balanced_accuracies(part, classes).mean()) for name, part in parts}

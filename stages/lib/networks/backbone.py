@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from stages.lib.params import UserError, require
+from stages.lib.params import Count, Fraction, UserError, require
 from stages.lib.training import distributed
 
 
@@ -75,17 +75,40 @@ class Backbone(nn.Module):
                 return block
 
 
+def train_mode(network: nn.Module, frozen_statistics: str) -> None:
+    """Set a network to training. Frozen modules, whose weights want no gradient, stay in evaluation mode.
+
+    Args:
+        frozen_statistics: fixed: frozen batch norm keeps its running statistics and normalises with them. updated: it follows
+            the training batches, as in the code that the papers published.
+    """
+    network.train()
+    if frozen_statistics == "fixed":
+        for module in network.modules():
+            if _has_weights(module) and not any(weight.requires_grad for weight in module.parameters()):
+                module.eval()
+
+
 def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
 class Classifier(nn.Module):
-    """A backbone and one linear layer: grey frames [B, 1, H, W] → logits [B, classes]."""
+    """A backbone and a classifier head: grey frames [B, 1, H, W] → logits [B, classes].
 
-    def __init__(self, backbone: Backbone, classes: int):
+    Args:
+        hidden_width: of a hidden layer with ReLU and dropout before the last one; None: one linear layer.
+        dropout: probability with which a hidden unit is set to 0 in training.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, hidden_width: Count | None = None, dropout: Fraction = 0.0):
         super().__init__()
         self.backbone = backbone
-        self.linear = nn.Linear(backbone.feature_width, classes)
+        width = backbone.feature_width if hidden_width is None else hidden_width
+        self.linear = nn.Linear(width, classes)
+        if hidden_width is not None:
+            hidden = nn.Linear(backbone.feature_width, hidden_width)
+            self.linear = nn.Sequential(hidden, nn.ReLU(inplace=True), nn.Dropout(dropout), self.linear)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         return self.linear(self.backbone(frames))

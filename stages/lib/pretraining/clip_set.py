@@ -68,7 +68,7 @@ class ClipSet:
         generator: torch.Generator,
         steps: int | None = None,
     ) -> Iterator[tuple[torch.Tensor, Clips]]:
-        """Shuffled batches of an epoch: every clip once, or as many full batches as `steps` says.
+        """Shuffled batches of an epoch: every clip once, or `steps` full batches.
 
         Args:
             batch_size: clips per step. Without `steps` the last batch may have fewer clips. A single last clip has nothing to
@@ -81,18 +81,28 @@ class ClipSet:
             frames belong to this rank's part of the clips.
         """
         self.frames.catch_up()
-        wanted = len(self) if steps is None else steps * batch_size
-        rounds = -(-wanted // len(self))
-        order = torch.cat([torch.randperm(len(self), generator=generator, device=generator.device) for _ in range(rounds)])
-        *batches, last = order[:wanted].split(batch_size)
-        if len(last) == 1 and batches:
-            last = torch.cat([batches.pop(), last])
-        for chosen in [*batches, last]:
+        for chosen in self.order(batch_size, generator, steps):
             distributed.deal(len(chosen))
             with self.frames.beside() as tensors:
                 frames, clips = self.batch(chosen, pick, generator)
                 tensors += [frames, *clips]
             yield frames, clips
+
+    def order(self, batch_size: int, generator: torch.Generator, steps: int | None) -> list[torch.Tensor]:
+        """Places of the clips of each batch, [B] each; never a clip twice in a batch, where it would be its own negative.
+
+        A batch that begins at the end of one pass takes first, from the next pass, clips that it does not have yet.
+        """
+        wanted, order = len(self) if steps is None else steps * batch_size, self.first.new_empty(0)
+        while len(order) < wanted:
+            shuffled = torch.randperm(len(self), generator=generator, device=generator.device)
+            begun = order[len(order) - len(order) % batch_size :]
+            later = torch.isin(shuffled, begun).int().argsort(stable=True)
+            order = torch.cat([order, shuffled[later]])
+        *batches, last = order[:wanted].split(batch_size)
+        if len(last) == 1 and batches:
+            last = torch.cat([batches.pop(), last])
+        return [*batches, last]
 
     def batch(
         self, chosen: torch.Tensor, pick: Callable[[Clips, torch.Generator], torch.Tensor], generator: torch.Generator
@@ -117,6 +127,19 @@ class ClipSet:
             labelled = self.clips.index[self.clips.label == number].cpu()
             hidden[labelled[torch.randperm(len(labelled))[round(fraction * len(labelled)) :]]] = True
         return hidden
+
+
+def choose_repeatedly(
+    candidates: torch.Tensor, number: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random places among the candidates, drawn with replacement. Arguments and result as in `choose`.
+
+    A row without candidates gives place 0, which is marked as no candidate.
+    """
+    total = candidates.sum(1, keepdim=True)                                                     # B x 1
+    draw = torch.rand(len(candidates), number, generator=generator, device=generator.device)
+    rank = (draw * total).long().clamp(max=total - 1) + 1                                       # B x number
+    return torch.searchsorted(candidates.cumsum(1), rank.clamp(min=1)).clamp(max=candidates.shape[1] - 1), rank > 0
 
 
 def choose(candidates: torch.Tensor, number: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

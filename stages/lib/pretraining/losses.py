@@ -40,6 +40,7 @@ def info_nce(
     negatives: torch.Tensor,
     temperature: float,
     left_out: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """−log exp(q·k⁺/τ) / (exp(q·k⁺/τ) + Σⱼ exp(q·kⱼ⁻/τ)), the mean over queries (Eq. 1 of He et al. 2020, arXiv 1911.05722).
 
@@ -48,12 +49,14 @@ def info_nce(
         negatives: of all queries, [K, D], or of each, [B, K, D].
         temperature: τ, above 0.
         left_out: negatives to leave out, [B, K] bool, or None.
+        counts: queries that count, [B] bool, or None for all; 0 if none does.
     """
     against = torch.einsum("bd,kd->bk" if negatives.dim() == 2 else "bd,bkd->bk", query, negatives)
     if left_out is not None:
         against = against.masked_fill(left_out, -torch.inf)
     logits = torch.cat([(query * positive).sum(1, keepdim=True), against], 1) / temperature     # B x (1 + K)
-    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
+    terms = F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device), reduction="none")
+    return terms.mean() if counts is None else (terms * counts).sum() / counts.sum().clamp(min=1)
 
 
 def barlow_twins(left: torch.Tensor, right: torch.Tensor, off_diagonal_weight: float) -> torch.Tensor:

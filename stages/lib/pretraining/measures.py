@@ -51,9 +51,13 @@ def measures(model: ContrastiveMethod, train: ClipSet, held_out: ClipSet, draw: 
 
 
 def better(best: dict, keep: str, row: dict, model: ContrastiveMethod) -> dict:
-    """The weights to keep after an epoch, with its number and held-out loss: those of `best`, or the model's."""
-    if keep == "best_held_out_loss" and best and not row["held_out_loss"] < best["held_out_loss"]:
-        return best
+    """The weights to keep after an epoch, with its number and held-out loss: those of `best`, or the model's.
+
+    A held-out loss that is not finite never beats one that is.
+    """
+    if keep == "best_held_out_loss" and best and math.isfinite(best["held_out_loss"]):
+        if not row["held_out_loss"] < best["held_out_loss"]:
+            return best
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.backbone.network.state_dict().items()}
     return {"epoch": row["epoch"], "held_out_loss": row["held_out_loss"], "weights": weights}
 

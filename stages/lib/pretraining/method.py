@@ -40,8 +40,11 @@ class ContrastiveMethod(nn.Module):
         self.backbone, self.clip_set, self.views = backbone, clip_set, views
         self.progress = 0.0     # finished fraction of the run, set by the loop
 
-    def trained(self) -> Iterable[nn.Parameter]:
-        """The parameters that the loop's optimiser trains: by default all that need a gradient."""
+    def trained(self) -> Iterable[nn.Parameter] | list[dict]:
+        """The parameters that the loop's optimiser trains, or groups of them (`optimizer_and_schedule`).
+
+        By default all that need a gradient.
+        """
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:

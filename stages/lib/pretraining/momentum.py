@@ -40,11 +40,21 @@ class Queue(nn.Module):
 
     def push(self, embedding: torch.Tensor, clip: torch.Tensor) -> None:
         """Overwrite the oldest keys by keys [B, D] of clips [B]; of more than K keep the last K."""
-        embedding, clip = embedding[-len(self.clip) :], clip[-len(self.clip) :]
-        places = (self.next + torch.arange(len(clip), device=clip.device)) % len(self.clip)
-        self.embedding[places] = embedding.to(self.embedding.dtype)
-        self.clip[places] = clip
-        self.next.copy_((self.next + len(clip)) % len(self.clip))
+        taken = self._write(self.embedding, self.clip, embedding, clip)
+        self.next.copy_((self.next + taken) % len(self.clip))
+
+    def after(self, embedding: torch.Tensor, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys [K, D] and clips [K] as they would be after `push`; the queue stays as it is."""
+        keys, clips = self.embedding.clone(), self.clip.clone()
+        self._write(keys, clips, embedding, clip)
+        return keys, clips
+
+    def _write(self, keys: torch.Tensor, clips: torch.Tensor, embedding: torch.Tensor, clip: torch.Tensor) -> int:
+        embedding, clip = embedding[-len(clips) :], clip[-len(clips) :]
+        places = (self.next + torch.arange(len(clip), device=clip.device)) % len(clips)
+        keys[places] = embedding.to(keys.dtype)
+        clips[places] = clip
+        return len(clip)
 
     def own(self, clip: torch.Tensor) -> torch.Tensor:
         """Keys that come from the clip itself, [B, K] bool."""

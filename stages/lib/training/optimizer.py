@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch
 
 
 def optimizer_and_schedule(
-    parameters: Iterable[torch.nn.Parameter],
+    parameters: Iterable[torch.nn.Parameter | dict],
     steps: int,
     name: Literal["adam", "adamw", "sgd"],
     learning_rate: Positive,
@@ -28,6 +29,8 @@ def optimizer_and_schedule(
     2017, Eq. 5, one period).
 
     Args:
+        parameters: or groups of them, as torch's optimisers take them. A group with `constant_rate: True` keeps the learning
+            rate `learning_rate` throughout.
         steps: number of steps of the whole run.
         name: sgd has momentum 0.9.
         weight_decay: L2 penalty; decoupled for adamw.
@@ -42,10 +45,13 @@ def optimizer_and_schedule(
     require(warmup_fraction + constant_fraction <= 1, f"params.yaml: optimizer.warmup_fraction and .constant_fraction are "
             f"{warmup_fraction} and {constant_fraction}; together they must be at most 1")
     options = {"momentum": 0.9} if name == "sgd" else {}
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = OPTIMIZERS[name](trained, lr=learning_rate, weight_decay=weight_decay, fused=True, **options)
+    given = list(parameters)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    groups = [group | {"params": [part for part in group["params"] if part.requires_grad]} for group in groups]
+    trained = [parameter for group in groups for parameter in group["params"]]
+    optimizer = OPTIMIZERS[name](groups, lr=learning_rate, weight_decay=weight_decay, fused=True, **options)
     if gradient_norm is not None:
-        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(trained, gradient_norm) and None)
+        optimizer.register_step_pre_hook(partial(_scale_down, trained, gradient_norm))
     warmup = warmup_fraction * steps
     constant = warmup + constant_fraction * steps
 
@@ -58,6 +64,14 @@ def optimizer_and_schedule(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    """Set the learning rate of all parameter groups but those with `constant_rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        if not group.get("constant_rate"):
+            group["lr"] = learning_rate
+
+
+def _scale_down(parameters: list[torch.nn.Parameter], gradient_norm: float, *_) -> None:
+    """Scale the gradient down to the norm. Nothing is read from the device, and nothing returned: torch would take it for
+    the arguments of the step.
+    """
+    torch.nn.utils.clip_grad_norm_(parameters, gradient_norm)

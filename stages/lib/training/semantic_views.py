@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Lt
 
 from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan, from_params, require
+from stages.lib.training.contrastive_views import ContrastiveViews
 from stages.lib.training.filters import denoised, gaussian_blur
 from stages.lib.training.geometry import affine, as_shown, cropped, other_fan
 from stages.lib.training.views import Views, jitter, uniform
@@ -137,7 +138,7 @@ def chosen_views(block: dict, views: dict, name: str) -> Views:
         block: the method's views, named `name` in params.yaml.
         views: {pipeline: published | semantic, semantic: settings of `SemanticViews`}.
     """
-    own, pipeline = from_params(Views, block, name), views.get("pipeline")
+    own, pipeline = from_params(ContrastiveViews, block, name), views.get("pipeline")
     require(pipeline in PIPELINES, f"params.yaml: views.pipeline is {pipeline!r}; choose from {', '.join(PIPELINES)}")
     if pipeline == "published":
         return own

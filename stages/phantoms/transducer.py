@@ -1,4 +1,4 @@
-"""The probe: where its beams and depth samples lie in the body, in mm."""
+"""The transducer: positions of its beams and depth samples in the body, in mm."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ import numpy as np
 DEPTHS, BEAMS = 320, 112
 
 
-class Probe(NamedTuple):
-    """Geometry of a probe; a linear one is a convex one of ten metres radius."""
+class Transducer(NamedTuple):
+    """Geometry of a transducer. A linear one is a convex one with a radius of ten metres."""
 
     radius_mm: float
     half_angle: float
@@ -16,24 +16,24 @@ class Probe(NamedTuple):
     frequency_mhz: float
 
     @classmethod
-    def convex(cls, rng: np.random.Generator, shallowest_mm: float, deepest_mm: float) -> "Probe":
-        """A curved array; its depth is drawn from the range."""
+    def convex(cls, rng: np.random.Generator, shallowest_mm: float, deepest_mm: float) -> "Transducer":
+        """A curved array; the depth of the image is drawn from the range."""
         half_angle = np.radians(rng.uniform(25, 36))
         return cls(rng.uniform(45, 62), half_angle, rng.uniform(shallowest_mm, deepest_mm), rng.uniform(2.8, 5))
 
     @classmethod
-    def linear(cls, rng: np.random.Generator, shallowest_mm: float, deepest_mm: float) -> "Probe":
+    def linear(cls, rng: np.random.Generator, shallowest_mm: float, deepest_mm: float) -> "Transducer":
         """A straight array of 38 to 48 mm at a higher frequency."""
         return cls(1e4, rng.uniform(19, 24) / 1e4, rng.uniform(shallowest_mm, deepest_mm), rng.uniform(7, 10))
 
     @property
     def depths(self) -> np.ndarray:
-        """Distance of the samples from the probe's surface in mm, [DEPTHS, 1]."""
+        """Distance of the samples from the transducer's surface in mm, [DEPTHS, 1]."""
         return np.linspace(0, self.depth_mm, DEPTHS, dtype=np.float32)[:, None]
 
     @property
     def wavelength_mm(self) -> float:
-        """In soft tissue, where sound travels 1.54 mm per microsecond."""
+        """Wavelength in soft tissue, where the speed of sound is 1.54 mm per microsecond."""
         return 1.54 / self.frequency_mhz
 
     @property
@@ -46,7 +46,7 @@ class Probe(NamedTuple):
         return (self.radius_mm + depth_mm) * 2 * self.half_angle / (BEAMS - 1)
 
     def surface_mm(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Distance of points from the probe's surface; x to the side, z into the body from the fan's corners, mm."""
+        """Distance of points from the transducer's surface in mm; x: to the side, z: into the body, from the fan's corners."""
         return np.hypot(x, z + self.radius_mm * np.cos(self.half_angle)) - self.radius_mm
 
     def positions(self) -> tuple[np.ndarray, np.ndarray]:

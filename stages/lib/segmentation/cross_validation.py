@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from torchvision.models.detection import MaskRCNN
 
-from stages.lib.evaluation import masks
-from stages.lib.evaluation.fine_tuning import Trainable
+from stages.lib.evaluation.fine_tuning import Statistics, Trainable
 from stages.lib.evaluation.folds import check_apart
 from stages.lib.evaluation.preparation import TaskFrames
-from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.backbone import Backbone, train_mode
 from stages.lib.networks.initial import initialise
 from stages.lib.networks.mask_rcnn import mask_rcnn, targets
 from stages.lib.params import from_params, require
+from stages.lib.segmentation import masks
 from stages.lib.training.device import generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.progress import Progress
@@ -35,6 +35,7 @@ class Recipe(NamedTuple):
     batch_size: int
     optimizer: dict
     views: Views
+    frozen_statistics: Statistics
     sizes: dict
 
     def network(self) -> MaskRCNN:
@@ -45,11 +46,12 @@ class Recipe(NamedTuple):
 
 
 def cross_validate(
-    recipe: Recipe, frames: TaskFrames, lesions: np.ndarray, folds: int, seed: int, resume: Resume, name: str
+    recipe: Recipe, frames: TaskFrames, lesions: np.ndarray, seed: int, resume: Resume, name: str
 ) -> tuple[list[dict], list[dict]]:
     """Train and predict every fold that `resume` does not hold yet.
 
     Args:
+        frames: with the column `fold` in their table.
         lesions: lesion maps [N, H, W] of the frames.
         name: of the run, printed beside the progress.
 
@@ -59,6 +61,7 @@ def cross_validate(
     state = resume.load() or {"detected": [], "folds": []}
     detected, rows = state["detected"], state["folds"]
     table, device = frames.table, frames.grey.device
+    folds = int(table["fold"].max()) + 1
     progress = Progress(name, folds * recipe.epochs, len(rows) * recipe.epochs)
     data = frames.grey, torch.from_numpy(lesions).unsqueeze(1).to(device)       # N x 1 x H x W each
     for fold in range(len(rows), folds):
@@ -90,7 +93,7 @@ def train(
     given = {"parameters": network.parameters(), "steps": recipe.epochs * steps}
     optimizer, schedule = from_params(optimizer_and_schedule, recipe.optimizer, "segment.optimizer", **given)
     for epoch in range(recipe.epochs):
-        network.train()
+        train_mode(network, recipe.frozen_statistics)
         order = torch.randperm(len(frames), generator=draw, device=draw.device)[:rows_per_epoch]
         total = 0.0
         for step, batch in enumerate(order.split(size), epoch * steps):
@@ -133,6 +136,6 @@ def score(table: pd.DataFrame, lesions: np.ndarray, detected: list[dict], thresh
     rows = []
     for row, truth in zip(table["row"], lesions, strict=True):
         inside = np.array(sure[row], bool).reshape(-1, *truth.shape)            # K x H x W
-        counts = {"lesions": len(np.unique(truth[truth > 0])), "found": masks.found(truth, inside), "predicted": len(inside)}
+        counts = {"lesions": len(np.unique(truth[truth > 0])), "found": masks.found(truth, inside), "detections": len(inside)}
         rows.append(counts | masks.overlap(truth > 0, inside.any(0)))
     return pd.concat([table[["clip", "patient", "group", "fold", "label"]], pd.DataFrame(rows).round(6)], axis=1)

@@ -99,7 +99,7 @@ def summary(images: pd.DataFrame, folds: pd.DataFrame, samples: int, confidence:
     """All numbers of one segmentation, under their names in reports/scores.json.
 
     Args:
-        images: clip, patient, fold, lesions, found, predicted, dice, precision, sensitivity: a row per image.
+        images: clip, patient, fold, lesions, found, detections, dice, precision, sensitivity: a row per image.
         folds: fold, mask_ap, mask_ap50, box_ap, box_ap50: a row per fold.
         samples, confidence, seed: of the bootstrap interval of the mean Dice; it draws patients with replacement.
 
@@ -114,7 +114,7 @@ def summary(images: pd.DataFrame, folds: pd.DataFrame, samples: int, confidence:
     for name in PRECISIONS:
         numbers |= {name: folds[name].mean(), f"{name}_fold_sd": folds[name].std()}
     counts = {"images": len(images), "patients": groups(images).nunique()}
-    counts |= {name: images[name].sum() for name in ("lesions", "found", "predicted")}
+    counts |= {name: images[name].sum() for name in ("lesions", "found", "detections")}
     return {name: float(value) for name, value in numbers.items()} | {name: int(value) for name, value in counts.items()}
 
 

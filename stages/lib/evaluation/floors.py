@@ -1,0 +1,133 @@
+"""Floors: classifiers that see no anatomy, in the folds of the task. A score counts only above the highest of them.
+
+A benchmark whose classes come from different scanners can be solved by the scanner (shortcut learning: Geirhos et al. 2020,
+Nature Machine Intelligence 2; DeGrave et al. 2021, Nature Machine Intelligence 3, on radiographs of COVID-19).
+
+    floor_acquisition               what the clip table says: size, frame rate, crop box, geometry of the fan, frame count
+    floor_outline                   the mask of pixels that are ever lit, on a grid of SIDE x SIDE
+    floor_histogram                 the histogram of grey values, BINS bins
+    random_features                 mean features of a network with random weights, batch norm set from training frames
+    random_features_uncalibrated    the same with the statistics 0 and 1 that random weights come with
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from sklearn.base import ClassifierMixin
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from stages.lib.clips import store
+from stages.lib.clips.fan import DARK
+from stages.lib.evaluation import scores
+from stages.lib.evaluation.frozen_probes import CHUNK, KEYS, features, set_statistics
+from stages.lib.evaluation.intervals import paired_interval
+from stages.lib.evaluation.preparation import TaskClips, TaskFrames
+from stages.lib.networks.backbone import Backbone
+from stages.lib.training.views import Views
+
+ACQUISITION = ["height", "width", "fps", "crop_left", "crop_top", "crop_width", "crop_height", "frames_read", "frames_kept",
+               *store.FAN]  # fmt: skip
+SIDE, BINS = 16, 32
+TREES = 200
+C = 0.01        # of the logistic regression: there are more features than clips
+NAMES = ("floor_acquisition", "floor_outline", "floor_histogram", "random_features", "random_features_uncalibrated")
+
+
+def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, views: Views, seed: int) -> pd.DataFrame:
+    """Fit every floor on the training clips of each fold, predict the held-out ones.
+
+    Clips count alike, whatever their number of frames, and classes count alike.
+
+    Args:
+        trainings: cross_validation.Training, one per division and fold.
+        arch: of the random network; views: normalise its input.
+        seed: of the forests and of the random network.
+
+    Returns:
+        A row per floor, division and held-out clip: floor, KEYS, p_<class> ….
+    """
+    used = clips.used.set_index("clip")
+    names = list(dict.fromkeys(frames.table["clip"]))
+    used = used.loc[names]
+    torch.manual_seed(seed)
+    network = Backbone(arch).to(frames.grey.device)
+    fixed = {"floor_acquisition": used.reindex(columns=ACQUISITION).astype(float).to_numpy(),
+             "floor_outline": per_clip(outlines(frames), frames), "floor_histogram": per_clip(histograms(frames), frames),
+             "random_features_uncalibrated": per_clip(features(network, frames.grey, views), frames)}
+    found = []
+    for training in trainings:
+        inside, held_out = (np.isin(names, list(part)) for part in (
+            training.parts["training"] | training.parts["inner"], training.parts["held_out"]))
+        rows = torch.from_numpy(frames.table["clip"].isin(used.index[inside]).to_numpy().nonzero()[0])
+        set_statistics(network, frames.grey[rows.to(frames.grey.device)], views)
+        values = fixed | {"random_features": per_clip(features(network, frames.grey, views), frames)}
+        known = used.reset_index()[["clip", "patient", "group", "label"]][held_out]
+        for name in NAMES:
+            model = _model(name, seed).fit(values[name][inside], used["label"][inside])
+            probabilities = pd.DataFrame(model.predict_proba(values[name][held_out]), known.index, model.classes_)
+            columns = probabilities[clips.task.classes].add_prefix("p_").round(6)
+            found.append(known.assign(floor=name, division=training.division, fold=training.fold).join(columns))
+    return pd.concat(found)[["floor", *KEYS, *columns]]
+
+
+def _model(name: str, seed: int) -> ClassifierMixin:
+    """The unfitted classifier of a floor. Forests take missing values: frame rates of images, fans of linear probes."""
+    if name.startswith("random_features"):
+        return make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=1000))
+    return RandomForestClassifier(TREES, class_weight="balanced", random_state=seed)
+
+
+def per_clip(values: np.ndarray, frames: TaskFrames) -> np.ndarray:
+    """Means over the frames of each clip: [N, F] → [clips, F], clips in the order of the frames."""
+    return pd.DataFrame(values).groupby(frames.table["clip"].to_numpy(), sort=False).mean().to_numpy()
+
+
+def outlines(frames: TaskFrames) -> np.ndarray:
+    """For each frame the share of pixels in each cell of the grid that are lit in any frame of its clip: [N, SIDE²]."""
+    number = pd.factorize(frames.table["clip"])[0]
+    grids = []
+    for clip in range(number.max() + 1):
+        rows = torch.from_numpy((number == clip).nonzero()[0]).to(frames.grey.device)
+        lit = (frames.grey[rows].amax(0, keepdim=True) > DARK).float()                          # 1 x 1 x H x W
+        grids.append(F.adaptive_avg_pool2d(lit, SIDE).flatten().cpu().numpy())
+    return np.stack(grids)[number]
+
+
+def histograms(frames: TaskFrames) -> np.ndarray:
+    """The histogram of grey values of each frame: [N, BINS], a frame's values sum to 1."""
+    found = []
+    for part in frames.grey.split(CHUNK):
+        bins = part.flatten(1).long() * BINS // 256                                             # n x H·W
+        offset = BINS * torch.arange(len(bins), device=bins.device).unsqueeze(1)
+        counts = torch.bincount((bins + offset).flatten(), minlength=BINS * len(bins)).view(-1, BINS)
+        found.append(counts / bins.shape[1])
+    return torch.cat(found).cpu().numpy()
+
+
+def summary(
+    floors: pd.DataFrame, clips: pd.DataFrame, classes: list[str], samples: int, confidence: float, seed: int
+) -> dict[str, dict[str, float] | str]:
+    """The floors beside the score of the networks.
+
+    The highest of several floors is high by luck, too: the comparison is somewhat strict on the score.
+
+    Args:
+        floors: as `predict` returns them.
+        clips: the clip-level predictions of the networks.
+        samples, confidence, seed: of the paired bootstrap over patients.
+
+    Returns:
+        values: balanced accuracy by floor; highest: the name of the highest one; difference, low, high: score − highest floor
+        and its interval; above: True if the interval lies above 0.
+    """
+    parts = floors.groupby("floor", sort=False)
+    values = {name: float(scores.balanced_accuracies(part, classes).mean()) for name, part in parts}
+    highest = max(values, key=values.get)
+    counts = [scores.outcome_counts(table, classes) for table in (floors[floors["floor"] == highest], clips)]
+    low, high = paired_interval(*counts, samples, confidence, seed)
+    difference = float(scores.balanced_accuracies(clips, classes).mean()) - values[highest]
+    return {"values": values, "highest": highest, "difference": difference, "low": low, "high": high, "above": low > 0}
