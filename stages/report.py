@@ -37,6 +37,8 @@ import pandas as pd
 from annotated_types import Ge, Gt, Lt, MinLen
 
 from stages.lib.clips.tasks import read_task
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.normalisation import filled_in
 from stages.lib.params import Count, Seed, from_params, require, run
 from stages.lib.report import pictures, pretraining, provenance
 from stages.lib.report.files import read
@@ -97,6 +99,7 @@ def main(
     values = {"results": results, "segmented": segmented, **pretrained, **pictures.of_run(results, worst_clips)}
     values |= {"feature_maps": clip_map.of_run(results), "audit": read("reports/us4_audit.csv").to_dict("records")}
     values |= {"sources": {name: import_module(f"stages.sources.{name}") for name in used}}
+    values |= {"inputs": filled_in(finetune["views"], finetune["init"], Backbone(pretrained["facts"]["arch"]))}
     values |= provenance.values(parameters)
     values["sections"] = filled(values)
     _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))

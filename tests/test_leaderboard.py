@@ -68,7 +68,7 @@ def test_the_spread_is_that_of_all_cross_validations_together():
         numbers = {"balanced_accuracy": statistics.mean(own), "balanced_accuracy_seed_sd": statistics.stdev(own)}
         found.append(made(str(number), seed=number, numbers=numbers, finetune__seeds=list(range(len(own)))))
     (one,), _ = experiments.configurations(found)
-    assert one.trainings == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2)]
+    assert one.trainings == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 1, 0), (1, 2, 0)]
     assert one.mean("pocus", "balanced_accuracy") == pytest.approx(statistics.mean(sum(values, [])))
     assert one.spread("pocus", "balanced_accuracy") == pytest.approx(statistics.stdev(sum(values, [])))
 
@@ -89,7 +89,7 @@ def test_what_cannot_change_a_score_splits_no_row():
     random = [made(str(seed), method, seed, finetune__init="random", extract_frames__sources=sources)
               for seed, (method, sources) in enumerate([("simclr", ["pocus"]), ("uscl", ["pocus", "clust"])])]
     (one,), _ = experiments.configurations(random)
-    assert one.start == "random" and one.trainings == [(0, 0), (1, 1)]
+    assert one.start == "random" and one.trainings == [(0, 0, 0), (1, 1, 0)]
 
 
 def test_other_code_is_another_row_and_is_named():
