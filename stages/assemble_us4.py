@@ -23,7 +23,8 @@ from stages.lib.params import Seed, UserError, require, run
 
 # train, held_out: the clip is in the set. left_out: it is not; the reason says why. frames_dropped: some of its frames are not.
 # copy: it looks like another clip of the set, copy_of. uncertain_crop: its crop may be wrong (reports/crops/<source>.html).
-OUTCOMES = ["train", "held_out", "left_out", "frames_dropped", "copy", "uncertain_crop"]
+# frames_damaged: some could not be decoded. noted: what was not believed. burned_in: names may stand in its picture.
+OUTCOMES = ["train", "held_out", "left_out", "frames_dropped", "copy", "uncertain_crop", "frames_damaged", "noted", "burned_in"]
 
 
 def main(
@@ -181,8 +182,8 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
 
 
 def audit(clips: pd.DataFrame) -> pd.DataFrame:
-    """How many clips, frames, known patients and clips of each label, by source and outcome. Each clip that is left out, loses
-    frames, is a copy or has an uncertain crop has a line of its own, with the reason."""
+    """How many clips, frames, known patients and clips of each label, by source and outcome. Each clip with something to know
+    has a line of its own, with the reason."""
     entered = clips["left_out"] == ""
     outcome = clips["split"].where(entered, "left_out")
     taken = clips.assign(outcome=outcome, reason=clips["left_out"], frames=clips["frames_kept"])
@@ -193,6 +194,9 @@ def audit(clips: pd.DataFrame) -> pd.DataFrame:
         ("frames_dropped", np.where(clips["frames_odd"] > 0, "frames unlike the rest of the clip", ""), clips["frames_odd"]),
         ("copy", clips["copy_reason"], clips["frames_kept"]),
         ("uncertain_crop", clips["crop_uncertain"], clips["frames_kept"]),
+        ("frames_damaged", np.where(clips["frames_damaged"] > 0, "damaged frames", ""), clips["frames_damaged"]),
+        ("noted", clips["notes"], clips["frames_kept"]),
+        ("burned_in", np.where(clips["burned_in"] == "yes", "its file says so", ""), clips["frames_kept"]),
     ):
         noted = clips.assign(outcome=outcome, reason=reasons, frames=frames)[entered & (reasons != "")]
         notes.append(noted if outcome == "copy" else noted.assign(copy_of="", distance=np.nan))

@@ -314,3 +314,97 @@ def test_most_real_clips_have_a_geometry():
     known = [geometry for geometry in found if geometry]
     assert len(known) >= 0.9 * len(found)
     assert all(np.isfinite(geometry).all() and 0 < geometry[3] < geometry[4] for geometry in known)
+
+
+# Beam × depth
+
+
+def scene(degrees, near_px, far_px, size=(420, 560), cut=0):
+    """Frame uint8 [H, W] of a convex probe whose grey value tells beam and depth apart, its fan, and its true geometry.
+
+    Columns of the beam picture are bright or dark in turn along the depth: a checkerboard of 8 beams x 8 depths.
+    """
+    height, width = size
+    angle, apex_x = np.radians(degrees), width / 2
+    apex_y = 10 - near_px * np.cos(angle)
+    y, x = np.mgrid[:height, :width] + 0.5
+    radius, theta = np.hypot(x - apex_x, y - apex_y), np.arctan2(x - apex_x, y - apex_y)
+    beam, depth = (theta + angle) / (2 * angle), (radius - near_px) / (far_px - near_px)
+    inside = (beam >= 0) & (beam < 1) & (depth >= 0) & (depth < 1) & (np.abs(x - apex_x) < width / 2 - cut)
+    board = (np.floor(8 * beam) + np.floor(8 * depth)) % 2
+    frame = np.where(inside, 60 + 140 * board, 0).astype(np.uint8)
+    hull = hull_of(inside)
+    left, top, wide, high = cv2.boundingRect(hull.astype(np.uint8))
+    mask = hull[top : top + high, left : left + wide].astype(np.uint8) * 255
+    side = max(wide, high)
+    apex = ((apex_x - left - wide / 2) / side + 0.5, (apex_y - top - high / 2) / side + 0.5)
+    truth = (*apex, angle, near_px / side, far_px / side)
+    return frame, fan.Fan("fan", (left, top, wide, high), mask), truth
+
+
+@pytest.mark.parametrize("size_px", [64, 224])
+@pytest.mark.parametrize(("degrees", "near", "far"), [(35, 110, 430), (25, 200, 520), (30, 30, 420)])
+def test_a_point_of_known_beam_and_depth_lands_where_it_should(degrees, near, far, size_px):
+    """By the true geometry, the checkerboard of beam and depth comes out as one of columns and rows."""
+    frame, area, truth = scene(degrees, near, far)
+    square = fan.beams(frame, area, truth, size_px)
+    place = fan.MARGIN + (1 - 2 * fan.MARGIN) * (np.arange(size_px) + 0.5) / size_px
+    board = (np.floor(8 * place)[:, None] + np.floor(8 * place)) % 2
+    border = np.abs(8 * place - np.round(8 * place)) < 8 * 1.5 / size_px        # within 1.5 px of an edge values mix
+    sure = ~border[:, None] & ~border
+    assert (np.abs(square.astype(int) - (60 + 140 * board))[sure] < 45).mean() > 0.97
+    assert square.min() > fan.DARK
+
+
+@pytest.mark.parametrize(("degrees", "near", "far"), [(35, 110, 430), (25, 200, 520)])
+def test_by_the_geometry_that_is_found_a_point_lands_near(degrees, near, far):
+    """Within 6 % of the beams and of the depth: a bright point at a known beam and depth."""
+    frame, area, truth = scene(degrees, near, far)
+    cutter = fan.cut(area, 128, "beams")
+    left, top, width, height = area.box
+    for beam, depth in ((0.2, 0.3), (0.5, 0.5), (0.8, 0.3), (0.35, 0.8), (0.7, 0.75)):
+        angle, radius = (2 * beam - 1) * truth[2], truth[3] + depth * (truth[4] - truth[3])
+        side = max(width, height)
+        x = left + width / 2 + (truth[0] + radius * np.sin(angle) - 0.5) * side
+        y = top + height / 2 + (truth[1] + radius * np.cos(angle) - 0.5) * side
+        point = np.zeros_like(frame)
+        cv2.circle(point, (round(x - 0.5), round(y - 0.5)), 4, 255, -1)
+        square = cutter(point).astype(float)
+        row, column = (np.arange(128) + 0.5) @ square.sum(1), (np.arange(128) + 0.5) @ square.sum(0)
+        found = fan.MARGIN + (1 - 2 * fan.MARGIN) * np.array([column, row]) / square.sum() / 128
+        assert np.abs(found - (beam, depth)).max() < 0.06, (beam, depth, found)
+
+
+@pytest.mark.parametrize("cut", [0, 60, 110])
+def test_beams_leave_no_outline(cut):
+    """Also of a fan that the picture cuts off at its sides: beams that run out of it are not taken."""
+    frame, area, truth = scene(35, 110, 430, cut=cut)
+    assert fan.beams(frame, area, truth, 64).min() > fan.DARK
+    found = fan.cut(area, 64, "beams")
+    assert found.ring == fan.filled() and (found(frame) > fan.DARK).mean() > 0.995
+
+
+def test_the_picture_of_a_linear_probe_is_scaled_to_the_square():
+    frame = np.zeros((300, 400), np.uint8)
+    texture = np.random.default_rng(0).integers(60, 255, (13, 8), dtype=np.uint8)
+    frame[20:280, 130:290] = cv2.resize(texture, (160, 260), interpolation=cv2.INTER_CUBIC)
+    area = fan.Fan("fan", (130, 20, 160, 260), np.full((260, 160), 255, np.uint8))
+    square = fan.cut(area, 64, "beams")(frame)
+    margins = [round(fan.MARGIN * side) for side in (260, 160)]
+    inner = frame[20 + margins[0] : 280 - margins[0], 130 + margins[1] : 290 - margins[1]]
+    expected = cv2.resize(inner, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.corrcoef(square.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_the_geometry_of_beam_frames_is_a_linear_probe_that_fills_the_square():
+    apex_x, apex_y, angle, near, far = fan.filled()
+    assert angle == pytest.approx(LINEAR) and apex_x == 0.5
+    assert near * np.sin(angle) == pytest.approx(0.5)                           # half the width
+    assert (apex_y + near * np.cos(angle), apex_y + far) == pytest.approx((0, 1))
+
+
+def test_without_geometry_there_are_no_beams():
+    mask = np.full((100, 150), 255, np.uint8)
+    for kind in ("full", "given", "region"):
+        area = fan.Fan(kind, (0, 0, 150, 100), mask)
+        assert fan.cut(area, 32, "beams") is None and fan.cut(area, 32, "fan").ring is None

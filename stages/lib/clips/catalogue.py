@@ -41,7 +41,8 @@ def recordings(folder: Path) -> list[Path]:
     """
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        below = [Path(place, name) for name in folders if not name.startswith(".")]
+        kept = [name for name in folders if not name.startswith(".") and Path(place, name) != folder / "crops"]
+        below = [Path(place, name) for name in kept]    # crops/ holds the masks that crops.csv names
         folders[:] = [path.name for path in below if not _leads_back(path)]
         found += [path for path in below if path.name not in folders]
         files = [Path(place, name) for name in names if not name.startswith(".")]

@@ -71,11 +71,11 @@ def _small(frames: Sequence[np.ndarray]) -> np.ndarray:
 def _foreground(lit: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """Where the frames [T, h, w] differ from the screen's background: bool [h, w].
 
-    The background is black, or has the grey value of a corner that is even and static. A grey screen or bar counts only as far
-    as it reaches from the picture's border without a gap: tissue of the same grey value inside the fan stays.
+    The background is black, or has the grey value of a place at the border that is even and static. A grey screen or bar counts
+    only as far as it reaches from the picture's border without a gap: tissue of the same grey value inside the fan stays.
     """
     peak, low = lit.max(axis=0), lit.min(axis=0)
-    levels = _corner_levels(peak, moving)
+    levels = _border_levels(peak, moving)
     dark = min((level for level in levels if level <= 2 * DARK), default=0) if moving.any() else 0
     foreground = peak > DARK + dark
     for level in levels:
@@ -85,12 +85,18 @@ def _foreground(lit: np.ndarray, moving: np.ndarray) -> np.ndarray:
     return foreground
 
 
-def _corner_levels(peak: np.ndarray, moving: np.ndarray) -> list[float]:
-    """Grey values of the corners [h, w] that are even and static."""
-    side = max(2, min(peak.shape) // 20)
+def _border_levels(peak: np.ndarray, moving: np.ndarray) -> list[float]:
+    """Grey values of the picture's corners [h, w], and of the middles of its sides, that are even and static.
+
+    Of the middles only if both have the same value: the side of a fan that runs out of the picture may be as even.
+    """
+    side, middle = max(2, min(peak.shape) // 20), peak.shape[0] // 2
     ends = (slice(None, side), slice(-side, None))
-    corners = [(peak[y, x], moving[y, x]) for y in ends for x in ends]
-    return [grey.max() for grey, moves in corners if np.ptp(grey) <= DARK and not moves.any()]
+    places = [(y, x) for y in (*ends, slice(middle, middle + side)) for x in ends]
+    *corners, left, right = [peak[place].max() if np.ptp(peak[place]) <= DARK and not moving[place].any() else None
+                             for place in places]
+    corners += [left] if None not in (left, right) and abs(left - right) <= DARK else []
+    return [level for level in corners if level is not None]
 
 
 def _from_border(area: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from stages.lib.clips.fan import DARK
 SIDE_PX = 32  # frames are compared at this size
 ALIKE = 0.4  # correlation from which on two frames belong to one scene; views of one fan mostly have 0.6 and more
 FOREIGN = 0.2  # below it a scene is foreign even if it moves: the least between scenes of one fan in real clips is 0.27
-STATIC = 1.5  # mean difference in grey values below which the frames of a scene are one picture: a slide
+STATIC = 0.02  # mean difference of a scene's frames, in standard deviations of their grey values, below which it is a slide
 
 
 def odd(frames: Sequence[np.ndarray]) -> tuple[int, ...]:
@@ -39,7 +39,8 @@ def odd(frames: Sequence[np.ndarray]) -> tuple[int, ...]:
     found = []
     for number in np.unique(scene[~main]):
         inside = scene == number
-        slide = inside.sum() > 1 and np.abs(small[inside] - small[inside].mean(axis=0)).mean() < STATIC
+        apart = np.abs(small[inside] - small[inside].mean(axis=0)).mean()
+        slide = inside.sum() > 1 and apart < STATIC * small[inside].std()
         if slide or alike[np.ix_(inside, main)].max() < FOREIGN:
             found += [lit[place] for place in np.flatnonzero(inside)]
     return tuple(sorted(found))
