@@ -5,11 +5,8 @@ fine end in a sentence about missing data, so that a mistake that is only seen l
 """
 
 import copy
-import inspect
 import math
 import re
-import sys
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 

@@ -2,20 +2,38 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType
 from typing import Annotated, Any, NotRequired, get_args
 
 import dvc.api
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, MinLen
 from dvc.exceptions import DvcException
 from dvc.scm import SCMError
 from dvc.stage.exceptions import StageNotFound
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, with_config
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from stages.lib import guard
+
+
+def block_of(target: Callable, *given: str, null: tuple[str, ...] = ()) -> Any:
+    """The type of a block in a block: a mapping whose keys are the arguments of `target`. It stays a mapping.
+
+    Args:
+        given: arguments of `target` that do not come from the block.
+        null: those that may be null in the block, to be filled in later.
+    """
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        name = ".".join(filter(None, [info.context, info.field_name]))
+        empty = {key for key in null if isinstance(value, dict) and value.get(key, 0) is None}
+        kept = {key: value[key] for key in value if key not in empty} if empty else value
+        checked(target, kept, name, {*given, *empty})
+        return value
+
+    return Annotated[Any, BeforeValidator(check)]
 
 
 def _different(values: list) -> list:
@@ -30,15 +48,21 @@ def _ordered(ends: list) -> list:
     return ends
 
 
-Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+def span(kind: Any) -> Any:
+    """The type of a range, [least, greatest]."""
+    return Annotated[list[kind], Len(2, 2), AfterValidator(_ordered)]
+
+
+LARGEST = 2**32 - 1     # of all numbers in params.yaml: what is larger is a slip, and would never end
+Seed = Annotated[int, Ge(0)]
 Seeds = Annotated[list[Seed], Len(1), AfterValidator(_different)]
+Names = Annotated[list[Annotated[str, MinLen(1)]], AfterValidator(_different)]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
-Span = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]                      # [least, greatest]
-FractionSpan = Annotated[list[Fraction], Len(2, 2), AfterValidator(_ordered)]
-PositiveSpan = Annotated[list[Positive], Len(2, 2), AfterValidator(_ordered)]
+FractionSpan = span(Fraction)
+PositiveSpan = span(Positive)
 
 # What a value must be, by the type of pydantic's error; for any other type pydantic's own words.
 WORDS = {
@@ -128,11 +152,23 @@ def checked(target: Callable, block: dict, name: str, given: Mapping | set = fro
         if key not in given:
             kind = Any if argument.annotation is argument.empty else argument.annotation
             fields[key] = kind if argument.default is argument.empty else NotRequired[kind]
+    for path, number in _numbers(block):
+        place = ".".join(filter(None, [name, *path]))
+        require(not abs(number) > LARGEST, f"params.yaml: {place} is {number}; it must be {LARGEST:,} or less")
     rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
-        return TypeAdapter(with_config(rules)(TypedDict("Block", fields))).validate_python(block)
+        return TypeAdapter(with_config(rules)(TypedDict("Block", fields))).validate_python(block, context=name)
     except ValidationError as error:
         raise UserError("params.yaml: " + _sentence(error.errors(), block, name, fields)) from None
+
+
+def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
+    """All numbers in a block, with the keys that lead to them."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _numbers(part, (*path, str(key)))
+    if isinstance(value, int | float):
+        yield path, value
 
 
 def _sentence(errors: list[dict], block: dict, name: str, fields: dict[str, Any]) -> str:

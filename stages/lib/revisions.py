@@ -12,7 +12,6 @@ from dvc.utils.serialize import parse_yaml
 
 from stages.lib.params import UserError, require
 
-
 LOCKS = ("dvc.lock", "data/dvc.lock")
 
 

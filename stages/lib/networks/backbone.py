@@ -1,10 +1,13 @@
 """Networks: any torchvision classifier as a backbone for grey frames, and the classifier on it."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 import torchvision
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from torch import nn
 from torch.func import functional_call
 from torchvision.models import VisionTransformer
@@ -13,6 +16,7 @@ from torchvision.models.vision_transformer import Encoder
 from stages.lib.params import UserError, require
 from stages.lib.training import distributed
 
+ARCHS = torchvision.models.list_models(module=torchvision.models)
 SIZES_PX = (32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 384, 512)     # tried for the message about a size that does not fit
 
 
@@ -20,6 +24,15 @@ def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 if the hardware computes in it (twice as fast as single precision on CPU and GPU), else single precision."""
     capable = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=capable)
+
+
+def _known(arch: str) -> str:
+    if arch not in ARCHS:
+        raise PydanticCustomError("arch", f"one of {', '.join(ARCHS)}")
+    return arch
+
+
+Arch = Annotated[str, AfterValidator(_known)]
 
 
 class Backbone(nn.Module):
@@ -38,8 +51,7 @@ class Backbone(nn.Module):
 
     def __init__(self, arch: str):
         super().__init__()
-        choices = torchvision.models.list_models(module=torchvision.models)
-        require(arch in choices, f"params.yaml: pretrain.arch is {arch!r}; choose from {', '.join(choices)}")
+        require(arch in ARCHS, f"params.yaml: pretrain.arch is {arch!r}; choose from {', '.join(ARCHS)}")
         self.arch = arch
         self.network = torchvision.models.get_model(arch, weights=None)
         names = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]

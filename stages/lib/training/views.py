@@ -97,6 +97,9 @@ class Views:
         return torch.cat([corner, size], 1)
 
 
+ViewsBlock = block_of(Views, null=("mean", "std"))      # of params.yaml; null: as the initial weights were trained
+
+
 def jitter(frames: torch.Tensor, factors: torch.Tensor, contrast_first: torch.Tensor) -> torch.Tensor:
     """Brightness and contrast, x → clamp(f x + (1 − f) m) with m = 0 or the mean, in the order that each sample has.
 
