@@ -11,11 +11,14 @@ export MPLCONFIGDIR := $(CURDIR)/.dvc/tmp/matplotlib
 
 .PHONY: repro test lint
 
-repro: $(BIN)/.installed
+repro: .git $(BIN)/.installed
 	dvc repro
 
 test: $(BIN)/.installed
-	pytest
+	pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+
+.git:                            # a download has none
+	$(error this folder is no git repository, and DVC works only in one; run `git init`)
 
 lint: $(BIN)/.installed
 	ruff check .

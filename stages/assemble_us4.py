@@ -15,11 +15,12 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
-from annotated_types import Gt, Lt
+from annotated_types import Gt, Lt, MinLen
 
 from stages.lib.clips import copies, store
 from stages.lib.clips.tasks import Task, groups, read_task
-from stages.lib.params import Seed, UserError, require, run
+from stages.lib.params import Names, Seed, UserError, having, require
+from stages.lib.stage import run
 
 # train, held_out: the clip is in the set. left_out: it is not; the reason says why. frames_dropped: some of its frames are not.
 # copy: it looks like another clip of the set, copy_of. uncertain_crop: its crop may be wrong (reports/crops/<source>.html).
@@ -28,13 +29,13 @@ OUTCOMES = ["train", "held_out", "left_out", "frames_dropped", "copy", "uncertai
 
 def main(
     seed: Seed,
-    copy_distance: dict,
-    sources: list[str],
+    copy_distance: copies.CopyDistance,
+    sources: Annotated[Names, MinLen(1)],
     held_out_fraction: Annotated[float, Gt(0), Lt(1)],
     classes: dict[str, list[str]],
-    extract_frames: dict,
-    finetune: dict,
-    segment: dict,
+    extract_frames: having(sources=Names),
+    finetune: having(tasks=Names),
+    segment: having(tasks=Names),
     tasks: dict,
 ) -> None:
     """Assemble the pretraining set (US-4 of Chen et al. 2021 where the sources are its four).
@@ -49,9 +50,6 @@ def main(
         finetune, segment: {tasks}: those whose clips must not enter.
         tasks: the block of each task; the clips of their outside tests must not enter either.
     """
-    require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
-    twice = next((name for name in sources if sources.count(name) > 1), None)
-    require(not twice, f"params.yaml: assemble_us4.sources names {twice} twice; name each source once")
     named = [read_task(name, tasks) for name in dict.fromkeys(finetune["tasks"] + segment["tasks"])]
     evaluations = [task for each in named for task in (each, *each.external)]
     wanted = dict.fromkeys([*sources, *(task.source for task in evaluations)])

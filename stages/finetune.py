@@ -1,19 +1,21 @@
 """One evaluation task: folds by patient, train on all but one, predict the held-out patients; then train on all of them.
 
-reads   data/frames/<task>/              frame store of the source of the same name
+reads   data/frames/<source>/            frame store of the task's source, and of the sources of its outside tests
         models/pretrained.safetensors    the backbone's architecture and, for `init: pretrained`, its weights
-writes  data/folds/<task>.csv            clip, patient, label, fold (empty if left out), copy_of (clips of another patient or
-                                         label that are likely copies), left_out (the reason)
-        reports/predictions/<task>.csv   a row per seed and held-out frame: seed, clip, patient, group (patients who share a
-                                         copied clip are one group), fold, frame, label, p_<class> …
-        reports/probes/<task>.csv        a row per probe of the frozen features and held-out clip: probe, clip, patient, fold, …
+writes  data/folds/<task>.csv            clip, patient, label, fold (empty if left out; fold_<fold seed> of further divisions),
+                                         copy_of (likely copies of another patient or label), left_out (the reason)
+        reports/predictions/<task>.csv   a row per run and held-out frame: division (fold seed), seed, clip, patient, group
+                                         (patients who share a copied clip are one group), fold, frame, label, p_<class> …
+        reports/probes/<task>.csv        a row per probe of the frozen features, division and held-out clip: probe, division, …
+        reports/floors/<task>.csv        a row per floor (lib/evaluation/floors.py), division and held-out clip: floor, …
+        reports/external/<task>/         outside tests: predictions.csv, clips.csv (lib/evaluation/external.py)
         reports/features/<task>/         mean features of each clip before fine-tuning (stages/lib/networks/clip_features.py)
         reports/grad_cam/<task>/         Grad-CAM of some held-out frames by the networks that predicted them: maps.npy uint8
                                          [K, S, S]; maps.csv, a row each: seed, fold, clip, patient, frame, label,
                                          predicted (of the clip; the map is of this class), its probability in the frame
                                          and clip_probability, right
-        reports/finetune/<task>.csv      a row per seed, fold and epoch: seed, fold, epoch, loss, inner_loss (empty without an
-                                         inner part), held_out_correct, held_out_frames
+        reports/finetune/<task>.csv      a row per run, fold and epoch: division, seed, fold, epoch, loss, inner_loss (empty
+                                         without an inner part), held_out_correct, held_out_frames
         models/<task>.safetensors        the network trained on all patients, with its classifier, under torchvision's names
 """
 
@@ -24,6 +26,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 
 from stages.lib.clips import store
+from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation import external, floors, held_out_maps
 from stages.lib.evaluation.cross_validation import cross_validate, list_trainings, of_first_seed, on_all, table_of
@@ -33,17 +36,22 @@ from stages.lib.evaluation.frozen_probes import FrozenFeatures, Probes
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
 from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_csv, write_folds
 from stages.lib.networks import checkpoint, clip_features
-from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.initial import Init
 from stages.lib.networks.normalisation import filled_in
-from stages.lib.params import Count, Seed, Seeds, from_params, run
-from stages.lib.training.views import Views
+from stages.lib.params import Count, Seed, Seeds, block_of, checked, from_params
+from stages.lib.stage import run
+from stages.lib.training.optimizer import OptimizerBlock
+from stages.lib.training.views import Views, ViewsBlock
 
 
 def main(
-    seed: Seed, copy_distance: dict, tasks: dict, task: str, init: str, trainable: Trainable, frozen_statistics: Statistics,
+    seed: Seed, copy_distance: CopyDistance, tasks: dict, task: str, init: Init, trainable: Trainable,
+    frozen_statistics: Statistics, head: block_of(Classifier, "backbone", "classes"),
     select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
     label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
-    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: dict, views: dict, probes: dict, grad_cam: dict,
+    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock, probes: block_of(Probes),
+    grad_cam: block_of(HeldOutMaps),
 ) -> None:  # fmt: skip
     """Cross-validate one task; every patient is predicted once per division and seed, by a network that never saw them.
 
@@ -61,7 +69,8 @@ def main(
     clips = prepare("finetune", task, copy_distance, folds, fold_seeds)
     seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
     trainings = list_trainings(clips, seeds, label_fraction, inner)
-    recipe = Recipe(arch, init, trainable, task.classes, epochs, batch_size, optimizer, views, frozen_statistics)
+    recipe = Recipe(arch, init, trainable, task.classes, epochs, batch_size, optimizer, views, frozen_statistics,
+                    **checked(Classifier, head, "finetune.head", {"backbone", "classes"}))
     initial = recipe.network(trainings[0].stream)
     recipe.optimizer_and_schedule(initial, epochs)      # a wrong setting stops the run before a frame is read
     tests, frames = outside_frames(clips, copy_distance), load_frames(task, clips.used)

@@ -26,12 +26,13 @@ from stages.lib.clips import store
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.networks.backbone import Arch, Backbone
 from stages.lib.networks.initial import initial, initialise, named_file
-from stages.lib.params import Count, Seed, UserError, block_of, from_params, require, run
+from stages.lib.params import Count, Seed, UserError, block_of, from_params, require
 from stages.lib.pretraining import pairs
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.divergence import divergence
 from stages.lib.pretraining.measures import better, held_out_loss, kept_features, measures
 from stages.lib.pretraining.method import COMMON, ContrastiveMethod, check_settings
+from stages.lib.stage import run
 from stages.lib.training import distributed
 from stages.lib.training.device import device, generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from project import Project, cloned, started
 
 from stages.lib.clips import store
 
@@ -75,3 +76,30 @@ def workspace(tmp_path, monkeypatch):
 def draw():
     """A random stream of the test's own."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory) -> Project:
+    """The project with the smallest phantoms after `make repro`, its results committed. Tests leave it as they find it."""
+    project = started(tmp_path_factory.mktemp("default"))
+    project.run("make repro")
+    project.commit("Results")
+    return project
+
+
+@pytest.fixture(scope="session")
+def fresh_clone(default_run, tmp_path_factory) -> Project:
+    """A clone of it, in which `make repro` computed everything once more. Tests leave it as they find it."""
+    project = cloned(default_run, tmp_path_factory.mktemp("fresh") / "clone")
+    project.run("make repro")
+    return project
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For xdist: one worker runs all tests of a file, since they share fixtures; those that share a run of the pipeline are one
+    group. What takes longest begins first, so that no worker is left alone with it at the end.
+    """
+    for item in items:
+        shared = {"default_run", "fresh_clone"} & set(item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group("pipeline" if shared else item.path.stem))
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("slow", "real", "browser"))))

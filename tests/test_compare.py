@@ -47,7 +47,7 @@ def test_a_pair_is_told_apart_more_sharply_than_its_single_intervals():
     first = certain(labels, [other if n % 2 else label for n, (label, other) in both], patients)
     second = certain(labels, [other if n % 2 and n % 10 != 5 else label for n, (label, other) in both], patients)
     low, high = intervals.paired_interval(*counts(first, second), 2000, 0.95, 0)
-    single = [intervals.interval(scores.outcome_counts(table, CLASSES), 2000, 0.95, 0) for table in (first, second)]
+    single = [intervals.interval(scores.outcome_counts(table, CLASSES), 0.95) for table in (first, second)]
     assert 0 < low < 0.1 < high and single[0][1] > single[1][0]
 
 

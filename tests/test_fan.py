@@ -138,6 +138,20 @@ def test_crop_is_square_and_keeps_the_aspect_ratio():
     assert (square[8:24] == 90).all()
 
 
+def test_a_stretched_fan_fills_the_square_and_has_no_geometry():
+    """By the resizing of the box alone, of a fan that is wider than high."""
+    mask = sector()
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    box = int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+    inside = np.s_[box[1] : box[1] + box[3], box[0] : box[0] + box[2]]
+    found = fan.Fan("fan", box, 255 * mask[inside].astype(np.uint8))
+    cut = fan.cut(found, 64, "stretched")
+    square = cut(np.full(mask.shape, 200, np.uint8))
+    assert cut.ring is None and square.shape == (64, 64)
+    assert (square > 100).any(0).all() and (square > 100).any(1).all()
+    assert np.array_equal(square, cv2.resize((200 * mask[inside]).astype(np.uint8), (64, 64), interpolation=cv2.INTER_AREA))
+
+
 def test_crop_averages_over_areas():
     frame = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     found = fan.Fan("full", (0, 0, 64, 64), np.full((64, 64), 255, np.uint8))

@@ -16,7 +16,6 @@ from safetensors import safe_open
 
 from stages import finetune
 from stages.lib.clips import store
-from stages.lib.clips.tasks import groups
 from stages.lib.evaluation import cross_validation, preparation
 from stages.lib.evaluation.fine_tuning import inner_loss, predict
 from stages.lib.evaluation.preparation import TaskFrames
@@ -28,8 +27,9 @@ from stages.lib.training.views import Views
 ARCH = "shufflenet_v2_x0_5"      # the smallest there is
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,
          "contrast": 0.0, "mean": 0.5, "std": 0.25}
-SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block", "select": "last_epoch",
-            "inner_fraction": 0.3, "label_fraction": 1.0, "seeds": [0], "folds": 3, "fold_seed": 0, "epochs": 3,
+SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block",
+            "head": {"hidden_width": None, "dropout": 0.0}, "frozen_statistics": "fixed", "select": "last_epoch",
+            "inner_fraction": 0.3, "label_fraction": 1.0, "seeds": [0], "folds": 3, "fold_seeds": [0], "epochs": 3,
             "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
@@ -127,9 +127,9 @@ def test_the_folds_do_not_depend_on_the_seed(toy):
 def test_a_patient_on_both_sides_stops_the_run(toy, monkeypatch):
     """The guard itself: folds drawn by clip, as in the published code, must not pass."""
     def by_clip(clips, *_):
-        return clips.assign(fold=pd.Series(range(len(clips)), dtype="Int64") % 3, group=groups(clips))
+        return {"0": pd.Series(range(len(clips)), dtype="Int64") % 3}
 
-    monkeypatch.setattr(preparation, "with_folds", by_clip)
+    monkeypatch.setattr(preparation, "divide", by_clip)
     with pytest.raises(AssertionError, match="patients on both sides"):
         finetune.main(**SETTINGS)
 
@@ -166,9 +166,10 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch, kil
     assert not list((toy / "models").glob("*.unfinished"))
 
 
-def test_the_default_is_a_plain_loop_over_the_folds(toy):
-    """Loss curve and probabilities, bit for bit, of what the published code does, but for the folds and the last epoch."""
-    finetune.main(**SETTINGS | {"seed": 2})
+@pytest.mark.parametrize("statistics", ["fixed", "updated"])
+def test_fine_tuning_is_a_plain_loop_over_the_folds(toy, statistics):
+    """Loss curve and probabilities, bit for bit; with `updated` of what the published code does, but for folds and epoch."""
+    finetune.main(**SETTINGS | {"seed": 2, "frozen_statistics": statistics})
     folds, predictions, epochs, _ = outputs()
     data = store.read("data/frames/toy")
     fold_of = folds.set_index("clip")["fold"].reindex(data.frame_table["clip"]).to_numpy()
@@ -186,6 +187,11 @@ def test_the_default_is_a_plain_loop_over_the_folds(toy):
         step = 0
         for loss_written in epochs.query("fold == @fold")["loss"]:
             network.train()
+            frozen = [module for module in network.modules()
+                      if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.requires_grad]
+            assert len(frozen) > 10
+            for module in frozen:
+                module.train(statistics == "updated")
             total = 0.0
             for batch in rows[torch.randperm(len(rows), generator=draw)].split(8):
                 optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * step / steps)) / 2
@@ -321,7 +327,7 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         ({"seeds": [-1]}, "finetune.seeds.0 is -1; it must be 0 or more"),
         ({"probes": {"neighbours": 0, "regularisation": 1.0}}, "finetune.probes.neighbours is 0"),
         ({"probes": {"neighbours": 3, "regularisation": 0.0}}, "finetune.probes.regularisation is 0"),
-        ({"probes": {"neighbours": 3, "strength": 1.0}}, "finetune.probes.strength is not a parameter"),
+        ({"probes": {"neighbours": 3, "regularisation": 1.0, "strength": 1.0}}, "finetune.probes.strength is not a parameter"),
         ({"grad_cam": {"per_fold": -1}}, "finetune.grad_cam.per_fold is -1"),
         ({"grad_cam": {}}, "per_fold is missing"),
         ({"copy_distance": {"clips": 1, "stills": 0.1}}, "copy_distance.clips is 1; it must be below 0.5"),
@@ -329,7 +335,7 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),
         ({"tasks": {"toy": {"classes": ["ill", "dead"], "subsets": []}}}, "class dead"),
         ({"tasks": {}}, "tasks has no such block"),
-        ({"tasks": {"toy": {"classes": ["ill", "well"]}}}, "tasks.toy has no subsets"),
+        ({"tasks": {"toy": {"subsets": []}}}, "tasks.toy.classes is missing"),
         ({"optimizer": {"name": "adam"}}, "is missing"),
     ],
 )

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from stages.lib.clips.tasks import groups
-from stages.lib.evaluation.folds import parts, with_folds
+from stages.lib.evaluation.folds import GIVEN, divide, parts
 from stages.lib.params import UserError
 
 
@@ -13,7 +13,12 @@ def clip_table(patients_of: dict[str, int], clips_each: int = 2) -> pd.DataFrame
     rows = [{"clip": f"{label} {number} {clip}", "patient": f"{label} {number}", "label": label, "left_out": ""}
             for label, count in patients_of.items() for number in range(count) for clip in range(clips_each)]
     table = pd.DataFrame([*rows, {"clip": "odd", "patient": "", "label": "odd", "left_out": "no class"}])
-    return table.assign(group=groups(table))
+    return table.assign(group=groups(table), stratum=table["label"].where(table["left_out"] == "", ""))
+
+
+def with_folds(table: pd.DataFrame, task: str, folds: int, seed: int, stage: str) -> pd.DataFrame:
+    """The table with the folds of one division."""
+    return table.assign(fold=divide(table, task, stage, folds, [seed])[str(seed)])
 
 
 def test_patients_are_whole_and_every_fold_has_its_share_of_each_class():
@@ -112,3 +117,56 @@ def test_a_class_without_patients_to_train_on_is_a_sentence():
     table = with_folds(clip_table({"ill": 12, "well": 4}), "toy", 2, 0, "finetune")
     with pytest.raises(UserError, match="label_fraction is 0.5 and finetune.inner_fraction 0.5: this leaves class well"):
         parts(table, "toy", 0, 0, 0.5, 0.5)
+
+
+def test_several_fold_seeds_give_a_division_each():
+    table = clip_table({"ill": 12, "well": 6})
+    both = divide(table, "toy", "finetune", 3, [0, 4])
+    assert list(both) == ["0", "4"]
+    for seed, fold in both.items():
+        assert fold.equals(with_folds(table, "toy", 3, int(seed), "finetune")["fold"])
+
+
+def test_as_many_folds_as_patients_leave_one_out():
+    table = clip_table({"ill": 4, "well": 3})
+    found = with_folds(table, "toy", 7, 0, "finetune")
+    used = found[found["left_out"] == ""]
+    assert used.groupby("fold")["patient"].unique().map(list).tolist() == [[name] for name in sorted(used["patient"].unique())]
+    with pytest.raises(UserError, match="no clip of class well to train on"):
+        with_folds(clip_table({"ill": 4, "well": 1}), "toy", 5, 0, "finetune")
+
+
+def test_tasks_that_share_a_stratum_share_their_folds():
+    """Other classes of the same clips, some of them left out: the folds of the others stay."""
+    table = clip_table({"ill": 12, "well": 12})
+    table["stratum"] = table["label"].where(table["label"] != "odd", "")
+    first = with_folds(table, "toy", 3, 0, "finetune")["fold"]
+    other = table.assign(label=["even" if number % 2 else "uneven" for number in range(len(table))])
+    other["left_out"] = ["no class" if number in (0, 1, 7) or table["clip"][number] == "odd" else "" for number in table.index]
+    second = with_folds(other, "toy", 3, 0, "finetune")["fold"]
+    assert second.isna().sum() == 4 and (first == second)[second.notna()].all()
+
+
+def test_folds_of_the_clip_table_are_taken_as_they_are(capsys):
+    table = clip_table({"ill": 6, "well": 6})
+    given = [str(1 + number // 2 % 3) for number in range(24)]
+    (name, fold), = divide(table.assign(fold=[*given, ""]), "toy", "finetune", 5, [0, 1]).items()
+    assert name == GIVEN and fold[:24].tolist() == [int(value) - 1 for value in given] and fold.isna().tolist()[-1]
+    assert "warning" not in capsys.readouterr().out
+    given[0] = "3"
+    divide(table.assign(fold=[*given, ""]), "toy", "finetune", 5, [0])
+    assert "both sides: ill 0;" in capsys.readouterr().out
+
+
+def test_a_given_split_tests_only_its_test_clips():
+    table = clip_table({"ill": 6, "well": 6})
+    words = ["test" if number % 12 < 4 else "train" for number in range(24)]
+    fold = divide(table.assign(split=[*words, ""]), "toy", "finetune", 5, [0])[GIVEN]
+    part = parts(table.assign(fold=fold), "toy", 0, 0, 1.0, 0.0)
+    expected = {word: {clip for clip, own in zip(table["clip"], words, strict=False) if own == word} for word in set(words)}
+    assert part["held_out"] == expected["test"] and part["training"] == expected["train"]
+    for wrong, sentence in ((["tset", *words[1:]], "holds tset; write train or test"),
+                            (["", *words[1:]], "is empty for ill 0 0"),
+                            (["train"] * 24, "needs clips to train on and clips to test")):
+        with pytest.raises(UserError, match=sentence):
+            divide(table.assign(split=[*wrong, ""]), "toy", "finetune", 5, [0])

@@ -12,7 +12,7 @@ from test_ucl import clips_of
 
 from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import Clips
-from stages.lib.pretraining.losses import barlow_twins, nt_xent, vicreg
+from stages.lib.pretraining.losses import barlow_twins, nt_xent_terms, vicreg
 
 OBJECTIVES = ["simclr", "vicreg", "barlow_twins"]
 
@@ -88,7 +88,8 @@ def test_simclr_is_nt_xent_with_the_weights(train, draw, weighted):
     model = small(train, "simclr", weighted=weighted, temperature=0.3)
     left, right, weight, loss, terms = embeddings_and_loss(model, draw)
     left, right = F.normalize(left, dim=1), F.normalize(right, dim=1)
-    plain, with_weights = (float(nt_xent(left, right, 0.3, given)) for given in (None, weight))
+    terms_of_pairs = nt_xent_terms(left, right, 0.3)
+    plain, with_weights = float(terms_of_pairs.mean()), sum((weight * terms_of_pairs).tolist()) / 5     # by B, not by Σ w
     assert abs(plain - with_weights) > 1e-6
     assert loss == pytest.approx(with_weights if weighted else plain, abs=1e-9)
     assert torch.equal(terms["weight"], weight if weighted else torch.ones_like(weight))

@@ -231,7 +231,7 @@ def test_the_interval_of_merged_seeds_is_the_bootstrap_of_their_mean(board):
     tables = {"a": skilled(2.0, 1), "b": skilled(2.0, 2)}
     _, csv = board([made("a"), made("b", seed=1)], tables)
     both = pd.concat([tables["a"].assign(seed=0), tables["b"].assign(seed=1)])
-    expected = intervals.interval(scores.outcome_counts(both, CLASSES), **SETTINGS)
+    expected = intervals.interval(scores.outcome_counts(both, CLASSES), SETTINGS["confidence"])
     assert csv[["low", "high"]].values[0].tolist() == pytest.approx(expected, abs=5.1e-5)
 
 

@@ -23,7 +23,8 @@ MIXED = ["left", "right"]
 QUERIED = {"uscl": MIXED, "meta_uscl": MIXED, "supervised": ["view"], "moco_v2": ["anchor"], "cycle_contrast": ["anchor"],
            "ucl": ["anchor", "negative 1", "negative 2", "negative 3"]}     # by the backbone; others: both views
 KEYED = {"byol": BOTH, "moco_v2": ["positive"], "cycle_contrast": ["positive"], "ucl": ["positive"]}     # by the key encoder
-STILL = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip_probability": 0.0, "brightness": 0.0, "contrast": 0.0}
+STILL = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip_probability": 0.0, "brightness": 0.0, "contrast": 0.0,
+         "blur_probability": 0.0, "solarize_probability": 0.0}
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_the_pictures_are_what_enters_the_encoders(name, sets, draw, monkeypatch
     pictures, table = pairs.pictures(model, sets[0], draw)
     table = table[table["choice"] == "spread"]
     assert table["example"].nunique() == 8
-    for entered, roles in ((queried, QUERIED.get(name, BOTH)), (keyed, KEYED.get(name, []))):
+    own = {"uscl": ["first", "third"]}.get(name, QUERIED.get(name, BOTH))       # USCL's pair without mixing, outside training
+    for entered, roles in ((queried, own), (keyed, KEYED.get(name, []))):
         ours = torch.tensor(pictures[table.index[table["role"].isin(roles)]]).float().flatten(1)
         assert len(ours) == 8 * len(roles) and len(entered) >= (len(ours) > 0)
         if roles:

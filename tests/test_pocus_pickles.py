@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from stages import extract_frames
 from stages.lib.clips import store
-from stages.lib.clips.tasks import groups, task_clips
+from stages.lib.clips.tasks import Task, groups
 from stages.lib.params import UserError
 from stages.tools import number_pickle, pocus_pickles
 
@@ -132,7 +132,7 @@ def test_images_come_back_exactly_and_five_folds_by_patient_are_the_published_on
         assert list(part["label"]) == [pocus_pickles.CLASSES[label] for label in labels[fold]]
 
     extract_frames.main("custom", "raw", 3.0, 30, 25.0, 16)
-    used = task_clips("custom", {"custom": {"classes": list(pocus_pickles.CLASSES), "subsets": []}})
+    used = Task("custom", list(pocus_pickles.CLASSES)).clips()
     assert len(store.read("data/frames/custom").frames) == len(used) == 48 and not used["left_out"].any()
     for seed in range(5):
         division = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(used, used["label"], groups(used))

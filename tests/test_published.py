@@ -2,16 +2,23 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import write_us4
 
 from stages import pretrain
+from stages.lib.evaluation.fine_tuning import Recipe, fit
+from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks import checkpoint
-from stages.lib.params import UserError, checked
+from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.normalisation import filled_in
+from stages.lib.params import UserError, checked, from_params
+from stages.lib.training.views import Views
 from stages.tools import published
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +73,24 @@ def test_one_step_at_224_px(project, monkeypatch, tmp_path, name):
     facts = checkpoint.facts()
     assert facts["arch"] == params["pretrain"]["arch"] and facts["size_px"] == 224
     assert pd.read_csv("reports/pretrain.csv")["loss"].notna().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_of_fine_tuning_at_224_px(project, monkeypatch, name):
+    """Layers, head, views and optimiser of the run, by the loop of the stage."""
+    monkeypatch.setenv("SONOPAIR_DEVICE", "cpu")
+    params = composed(name)
+    block = params["finetune"]
+    backbone = Backbone(params["pretrain"]["arch"])
+    views = from_params(Views, filled_in(block["views"], "random", backbone), "finetune.views")
+    recipe = Recipe(backbone.arch, "random", block["trainable"], ["a", "b"], 1, block["batch_size"], block["optimizer"], views,
+                    block["frozen_statistics"], **block["head"])
+    grey = torch.randint(0, 256, (4, 1, 224, 224), dtype=torch.uint8)
+    network, loss = next(fit(recipe, TaskFrames(grey, torch.tensor([0, 1, 0, 1]), pd.DataFrame()), torch.arange(4), 0))
+    assert math.isfinite(loss)
+    trained = {key.split(".")[2] for key, weight in network.named_parameters() if weight.requires_grad and "network" in key}
+    assert trained == ({"layer4"} if name != "ucl" else {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"})
+    assert isinstance(network.linear, torch.nn.Sequential) == (name == "ucl")
 
 
 def test_an_unknown_setting_or_parameter_is_named(tmp_path, monkeypatch):

@@ -24,7 +24,8 @@ from stages.lib.training.views import Views
 
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,
          "contrast": 0.0, "mean": 0.5, "std": 0.25}
-SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block", "folds": 2, "fold_seed": 0, "epochs": 1,
+SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block",
+            "frozen_statistics": "fixed", "folds": 2, "fold_seed": 0, "epochs": 1,
             "batch_size": 4, "input_px": 32, "pyramid_width": 8, "anchors": [0.25, 0.5, 0.5, 1.0, 1.0], "proposals": 8,
             "score_threshold": 0.5, "views": VIEWS, "copy_distance": {"clips": 0.25, "stills": 0.15},
             "optimizer": {"name": "adam", "learning_rate": 0.001, "weight_decay": 0.0, "warmup_fraction": 0.0,
@@ -64,7 +65,7 @@ def toy(workspace):
 
 def recipe(arch="resnet18", views=VIEWS, **changes):
     settings = SETTINGS | changes
-    given = {key: settings[key] for key in ("init", "trainable", "epochs", "batch_size", "optimizer")}
+    given = {key: settings[key] for key in ("init", "trainable", "epochs", "batch_size", "optimizer", "frozen_statistics")}
     return Recipe(arch=arch, views=Views(**views), sizes={key: settings[key] for key in SIZES}, **given)
 
 

@@ -1,11 +1,19 @@
-"""What a user sees of a run while it goes on."""
+"""What a user sees of a run while it goes on, and the threads that it computes with."""
 
 import io
 import sys
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
 
-from stages.lib.training import distributed, progress
+from stages.lib.training import distributed, progress, threads
+
+
+@pytest.fixture(autouse=True)
+def project(workspace):
+    return workspace
 
 
 @pytest.fixture
@@ -47,3 +55,59 @@ def test_only_the_first_process_of_several_speaks(monkeypatch, capsys):
     progress.Progress("pretrain uscl", epochs=1).step(loss=1.0)
     out = capsys.readouterr()
     assert out.out == out.err == ""
+
+
+def test_every_training_leaves_a_row_of_its_time(clock):
+    for name, epochs, done in (("pretrain uscl", 3, 0), ("finetune pocus", 5, 3)):
+        bar = progress.Progress(name, epochs, done)
+        for _ in range(epochs - done):
+            bar.step()
+    rows = pd.read_csv(progress.TRAININGS)
+    assert rows["training"].tolist() == ["pretrain uscl", "finetune pocus"] and rows["epochs"].tolist() == [3, 2]
+    assert (rows["seconds"] > 0).all() and (rows["threads"] == torch.get_num_threads()).all()
+    assert (pd.Timestamp.now("UTC") - pd.to_datetime(rows["ended"])).between("-1s", "1h").all()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of four cores, torch with at most four threads, and a load that the test sets: all cores', and our own part."""
+    load = SimpleNamespace(cores=4, everyone=0.0, own=0.0, threads=4, now=0.0)
+    process = SimpleNamespace(cpu_percent=lambda: 100 * load.own)
+    fake = SimpleNamespace(Process=lambda: process, cpu_count=lambda: load.cores,
+                           cpu_percent=lambda interval=None: 100 * load.everyone / load.cores)
+    monkeypatch.setattr(threads, "psutil", fake)
+    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=lambda: load.now))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: load.threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: setattr(load, "threads", count))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    return load
+
+
+@pytest.mark.parametrize(("others", "count"), [(0.0, 4), (0.3, 4), (1.0, 3), (2.6, 1), (4.0, 1)])
+def test_there_is_a_thread_for_each_core_that_others_leave_free(machine, capsys, others, count):
+    machine.everyone = others
+    threads.Threads("pretrain uscl")
+    assert machine.threads == count
+    said = capsys.readouterr().out
+    assert said.startswith(f"pretrain uscl: computes with {count} thread") and f"use {others:.1f} of 4 cores" in said
+
+
+def test_threads_follow_the_load_and_their_own_work_is_no_load(machine, capsys):
+    running = threads.Threads("pretrain uscl")
+    seen = []
+    for everyone, own, now in [(4, 4, 3), (4, 4, 6), (4, 2, 12), (4, 2, 18), (2, 2, 21), (2, 2, 24)]:
+        machine.everyone, machine.own, machine.now = everyone, own, now
+        running.look()
+        seen.append(machine.threads)
+    assert seen == [4, 4, 2, 2, 2, 4]           # no sooner than LOOK_EVERY_S after the last look
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [f"pretrain uscl: {words} threads" for words in ("computes with 4", "goes on with 2", "goes on with 4")]
+
+
+def test_a_fixed_number_of_threads_stays(machine, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    machine.threads, machine.everyone = 3, 4.0
+    running = threads.Threads("pretrain uscl")
+    machine.now = 60
+    running.look()
+    assert machine.threads == 3 and capsys.readouterr().out == ""

@@ -93,11 +93,12 @@ def test_no_anchor_is_its_own_positive_and_a_clip_long_enough_has_negatives(trai
             assert anchor not in negatives or len(own) < 9
 
 
-def test_clips_too_short_to_serve_are_counted_in_a_warning(workspace, capsys):
+def test_clips_too_short_to_serve_are_counted_in_a_warning(workspace, monkeypatch, capsys):
     """In a clip of seven frames the anchor may be the middle one, which has three frames on either side; eight are enough."""
     for short, said in ((1, False), (2, True)):
         folder = workspace / str(short)
         folder.mkdir()
+        monkeypatch.chdir(folder)
         train = clip_sets(folder, [(7, "", "train")] * short + [(8, "", "train")] * (10 - short))[0]
         build("ucl", train)
         out = capsys.readouterr().out
@@ -106,7 +107,7 @@ def test_clips_too_short_to_serve_are_counted_in_a_warning(workspace, capsys):
 
 def test_negatives_of_the_own_clip_count_when_the_curriculum_says(train, draw):
     """Before that they are encoded for the bank only."""
-    model = build("ucl", train, intra_from=0.25)
+    model = build("ucl", train, intra_from=0.25, positive_range=1)
     frames, clips = next(iter(train.batches(8, model.pick, draw)))
     present = model.differs(clips)[:, 1:]
     assert present.any() and not present.all()

@@ -70,10 +70,8 @@ class Method(ContrastiveMethod):
         barlow_twins: block_of(BarlowTwins),
     ):
         super().__init__(backbone, clip_set, views)
-        for name, block in {"simclr": simclr, "vicreg": vicreg, "barlow_twins": barlow_twins}.items():
-            settings = from_params(OBJECTIVES[name], block, f"methods.ivpp.{name}")
-            if name == objective:
-                self.settings = settings
+        settings = {"simclr": simclr, "vicreg": vicreg, "barlow_twins": barlow_twins}[objective]
+        self.settings = from_params(OBJECTIVES[objective], settings, f"methods.ivpp.{objective}")
         width, feature = self.settings.embedding_width, backbone.feature_width
         self.projection_head = mlp(feature, width, width)
 

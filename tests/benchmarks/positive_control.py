@@ -34,11 +34,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from stages import pretrain
+from stages.lib.evaluation.frozen_probes import set_statistics
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
-from stages.lib.networks.calibration import calibrate
 from stages.lib.networks.initial import load
 from stages.lib.networks.normalisation import RANDOM
+from stages.lib.params import from_params
+from stages.lib.training.views import Views
 from stages.phantoms.recording import Clip, scan
 
 ROOT = Path(__file__).parents[2]
@@ -114,8 +116,10 @@ def features(backbone: Backbone, frames: np.ndarray, mean: float, std: float) ->
 def random_features(seed: int, frames: dict[str, np.ndarray]) -> np.ndarray:
     """Features of the labelled clips by random weights, calibrated on unlabelled frames."""
     torch.manual_seed(seed)
-    train = torch.from_numpy(frames["train"][:, ::4].reshape(-1, 1, *frames["train"].shape[2:])).float() / 255
-    backbone = calibrate(Backbone("resnet18"), ((part - RANDOM.mean) / RANDOM.std for part in train.split(256)))
+    backbone = Backbone("resnet18")
+    with torch.no_grad():
+        train = torch.from_numpy(frames["train"][:, ::4].reshape(-1, 1, *frames["train"].shape[2:]))
+        set_statistics(backbone, train, from_params(Views, PARAMS["finetune"]["views"] | RANDOM._asdict(), "finetune.views"))
     return features(backbone, frames["labelled"], *RANDOM)
 
 

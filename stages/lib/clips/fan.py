@@ -36,27 +36,33 @@ class Cut(NamedTuple):
 
     ring: the probe's geometry in the square, as `sector` returns it, None if unknown.
     beams: the geometry in the square of `crop`, if the square shows beam × depth.
+    stretched: whether the fan fills the square, whatever its aspect ratio.
     """
 
     fan: Fan
     size_px: int
     ring: tuple[float, ...] | None
     beams: tuple[float, ...] | None
+    stretched: bool = False
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """The square, uint8 [size_px, size_px], of a picture [H, W]."""
-        return beams(frame, self.fan, self.beams, self.size_px) if self.beams else crop(frame, self.fan, self.size_px)
+        if self.beams:
+            return beams(frame, self.fan, self.beams, self.size_px)
+        return crop(frame, self.fan, self.size_px, self.stretched)
 
 
 def cut(fan: Fan, size_px: int, geometry: str) -> Cut | None:
     """What takes the fan out of its clip's pictures.
 
     Args:
-        geometry: `fan`: as the scanner shows it; `beams`: beam × depth.
+        geometry: `fan`: as the scanner shows it; `beams`: beam × depth; `stretched`: the fan stretched to the square.
 
     Returns:
         None where `beams` is asked for and the probe's geometry is unknown.
     """
+    if geometry == "stretched":
+        return Cut(fan, size_px, None, None, stretched=True)
     ring = sector(fan)
     if geometry == "fan":
         return Cut(fan, size_px, ring, None)
@@ -95,10 +101,12 @@ def sector(fan: Fan) -> tuple[float, ...] | None:
     return found if overlap[best] >= OVERLAP else None
 
 
-def crop(frame: np.ndarray, fan: Fan, size_px: int) -> np.ndarray:
-    """The fan of a frame [H, W] as a square [size_px, size_px]; black is added, so that the aspect ratio stays."""
+def crop(frame: np.ndarray, fan: Fan, size_px: int, stretched: bool = False) -> np.ndarray:
+    """The fan of a frame [H, W] as a square [size_px, size_px]; black is added to keep the aspect ratio, or it is stretched."""
     left, top, width, height = fan.box
     inside = cv2.bitwise_and(frame[top : top + height, left : left + width], fan.mask)
+    if stretched:
+        return cv2.resize(inside, (size_px, size_px), interpolation=cv2.INTER_AREA)
     scale = size_px / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     square = np.zeros((size_px, size_px), np.uint8)

@@ -32,11 +32,14 @@ class Recipe(NamedTuple):
     optimizer: dict
     views: Views
     frozen_statistics: Statistics
+    hidden_width: int | None = None         # of the classifier head: networks.backbone.Classifier
+    dropout: float = 0.0
 
     def network(self, stream: int) -> Classifier:
         """A network before fine-tuning; `stream` seeds its random weights."""
         torch.manual_seed(stream)
-        network = Classifier(initialise(Backbone(self.arch), self.init, "finetune.init"), len(self.classes))
+        backbone = initialise(Backbone(self.arch), self.init, "finetune.init")
+        network = Classifier(backbone, len(self.classes), self.hidden_width, self.dropout)
         network.train_only(self.trainable)
         return network
 

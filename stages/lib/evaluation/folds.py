@@ -34,6 +34,9 @@ def divide(clips: pd.DataFrame, task: str, stage: str, folds: int, fold_seeds: l
             "many")
     found = {}
     for fold_seed in fold_seeds:
+        most = part["stratum"].value_counts().max()
+        require(folds in (number, min(folds, most)), f"params.yaml: {stage}.folds is {folds}; no class of task {task} has so "
+                f"many clips, choose up to {most}, or {number} to leave one patient out at a time")
         fold = _leave_one_out(part) if folds == number else _stratified(part, folds, fold_seed)
         fold = fold[used.index].reindex(clips.index)
         _require_classes(used, fold, task, stage, fold_seed, alone=folds == number)
@@ -68,8 +71,8 @@ def _given(used: pd.DataFrame, task: str) -> pd.Series | None:
         return None
     values = used[column].astype("string").str.strip().fillna("")
     place = f"task {task}: the column {column} of clips.csv"
-    require((values != "").all(), f"{place} is empty for {used['clip'][values == ''].iloc[0]}; fill it in for all clips or "
-            "for none")
+    empty = used["clip"][values == ""].tolist()
+    require(not empty, f"{place} is empty for {', '.join(empty[:1])}; fill it in for all clips or for none")
     if column == "split":
         strange = sorted(set(values) - {"train", "test"})
         require(not strange, f"{place} holds {', '.join(strange)}; write train or test")
@@ -93,9 +96,9 @@ def _require_classes(used: pd.DataFrame, fold: pd.Series, task: str, stage: str,
     for number in range(fold.max() + 1):
         present = used["label"][(fold[used.index] != number) == alone]
         missing = sorted(set(used["label"]) - set(present))
-        require(not missing, f"params.yaml: {stage}.folds is {fold.max() + 1}; fold {number} of task {task} (fold seed "
-                f"{fold_seed}) has no clip of class {', '.join(missing)}{' to train on' * alone}: choose fewer folds, another "
-                f"fold seed, or leave the class out of tasks.{task}")
+        require(not missing, f"params.yaml: {stage}.folds is {fold.max() + 1}; fold {number} of task {task} has no clip of "
+                f"class {', '.join(missing)}{' to train on' * alone}: choose fewer folds, another fold seed than {fold_seed}, "
+                f"or leave the class out of tasks.{task}")
 
 
 def check_apart(table: pd.DataFrame, inside: dict[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import Encoder
 
-from stages.lib.params import UserError, require
+from stages.lib.params import Count, Fraction, UserError, require
 from stages.lib.training import distributed
 
 ARCHS = torchvision.models.list_models(module=torchvision.models)
@@ -136,6 +136,20 @@ def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
+def train_mode(network: nn.Module, frozen_statistics: str) -> None:
+    """Set a network to training. Frozen modules, whose weights want no gradient, stay in evaluation mode.
+
+    Args:
+        frozen_statistics: fixed: frozen batch norm keeps its running statistics and normalises with them. updated: it follows
+            the training batches, as in the code that the papers published.
+    """
+    network.train()
+    if frozen_statistics == "fixed":
+        for module in network.modules():
+            if _has_weights(module) and not any(weight.requires_grad for weight in module.parameters()):
+                module.eval()
+
+
 class Classifier(nn.Module):
     """A backbone and a classifier head: grey frames [B, 1, H, W] → logits [B, classes].
 
@@ -144,7 +158,7 @@ class Classifier(nn.Module):
         dropout: probability with which a hidden unit is set to 0 in training.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, hidden_width: int | None = None, dropout: float = 0.0):
+    def __init__(self, backbone: Backbone, classes: int, hidden_width: Count | None = None, dropout: Fraction = 0.0):
         super().__init__()
         self.backbone = backbone
         width = backbone.feature_width if hidden_width is None else hidden_width

@@ -26,6 +26,9 @@ def initial(*words: str) -> Any:
     return Annotated[str, AfterValidator(known)]
 
 
+Init = initial("random", "imagenet", "pretrained")
+
+
 def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
     """Give the backbone its first weights: `random` leaves it as it is.
 

@@ -39,6 +39,8 @@ def values(parameters: dict) -> dict:
     Args:
         parameters: of the run, as `flat` returns them.
     """
+    parts = {"divisions into folds": parameters["finetune.fold_seeds"], "seeds": parameters["finetune.seeds"]}
+    several = [f"{len(seeds)} {name}" for name, seeds in parts.items() if len(seeds) > 1]
     return {
         "parameters": parameters,
         "changes": changes(parameters),
@@ -46,6 +48,7 @@ def values(parameters: dict) -> dict:
         "method": parameters["pretrain.method"],
         "tasks": ", ".join(parameters["finetune.tasks"]),
         "seeds": parameters["finetune.seeds"],
+        "several": " and ".join(several),  # what the scores are means over; '' for one division and one seed
         "phantom": parameters["collection"] == "phantom",
         "pretrained_start": parameters["finetune.init"] == "pretrained",
         "interval": f"{100 * parameters['report.confidence']:g}\u00a0%",

@@ -8,7 +8,7 @@ from stages.lib.evaluation import external, floors, scores
 from stages.lib.evaluation.comparison import against
 from stages.lib.evaluation.folds import GIVEN
 from stages.lib.params import require
-from stages.lib.report import figures, patients
+from stages.lib.report import figures, patients, scanner
 from stages.lib.report.files import read
 from stages.lib.segmentation import masks
 
@@ -59,19 +59,19 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
 def above_floors(
     table: pd.DataFrame, clips: pd.DataFrame, classes: list[str], samples: int, confidence: float, seed: int
 ) -> dict:
-    """The floors beside the score: floors.summary, and `metrics`, its numbers under their names in reports/scores.json."""
+    """The floors beside the score: floors.summary, and metrics (for reports/scores.json) and rows (scanner.py)."""
     found = floors.summary(table, clips, classes, samples, confidence, seed)
     values = found["values"] | {"highest_floor": found["values"][found["highest"]], "above_floor": found["difference"],
                                 "above_floor_low": found["low"], "above_floor_high": found["high"]}
-    return found | {"metrics": defined(values)}
+    return found | {"metrics": defined(values), "rows": scanner.rows(found["values"])}
 
 
 def outside_tests(task: Task, confidence: float) -> list[dict]:
     """The outside tests of a task.
 
     Returns:
-        For each name, source, target, classes (those that the test has), metrics (under their names in reports/scores.json),
-        confusion (counts [actual, predicted] over clips), left_out (clips that were not tested, with the reason and the copy).
+        For each test: name, source, target, classes (those that the test has), metrics (as in reports/scores.json), confusion
+        (counts [actual, predicted] over clips), left_out (clips that were not tested, with the reason and the copy).
     """
     folder, found = f"reports/external/{task.name}", []
     predictions, table = read(f"{folder}/predictions.csv"), read(f"{folder}/clips.csv")

@@ -3,6 +3,7 @@
 TITLES = {  # of stages/lib/report/page/sections/<name>.html.j2
     "run": "What was run",
     "scores": "Scores",
+    "scanner": "How much of this is the scanner?",
     "segmentation": "Segmentation of lesions",
     "confusion": "Confusion matrices",
     "roc": "ROC curves",

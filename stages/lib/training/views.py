@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan
+from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan, block_of
 
 TRIES = 10  # torchvision.transforms.RandomResizedCrop gives up after as many, too
 

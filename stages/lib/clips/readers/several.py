@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 PNG, RIFF = b"\x89PNG\r\n\x1a\n", b"RIFF"
+PLAIN, BIG = 42, 43  # versions of TIFF
 ANIMATED = 2  # flag of WebP's VP8X chunk
 
 
@@ -19,13 +20,14 @@ def holds_several(path: Path) -> bool:
             order = {b"II": "<", b"MM": ">"}.get(start[:2])
             if not order:
                 return False
-            version, = struct.unpack(f"{order}H", start[2:4])
-            number, offset, entry = ("Q", "Q", 20) if version == 43 else ("H", "L", 12)  # BigTIFF, TIFF
-            place, = struct.unpack_from(order + offset, start, 8 if version == 43 else 4)
-            file.seek(place)
-            entries, = struct.unpack(order + number, file.read(struct.calcsize(number)))
-            file.seek(place + struct.calcsize(order + number) + entries * entry)
-            following, = struct.unpack(order + offset, file.read(struct.calcsize(offset)))
-            return version in (42, 43) and following > 0
+            (version,) = struct.unpack(f"{order}H", start[2:4])
+            count, offset, entry_bytes, place = ("Q", "Q", 20, 8) if version == BIG else ("H", "L", 12, 4)
+            count, offset = struct.Struct(order + count), struct.Struct(order + offset)
+            (directory,) = offset.unpack_from(start, place)
+            file.seek(directory)
+            (entries,) = count.unpack(file.read(count.size))
+            file.seek(directory + count.size + entries * entry_bytes)
+            (following,) = offset.unpack(file.read(offset.size))
+            return version in (PLAIN, BIG) and following > 0
     except (OSError, struct.error, IndexError, OverflowError, ValueError):
         return False

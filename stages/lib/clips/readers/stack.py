@@ -70,6 +70,9 @@ def _shown(file: Path) -> Frames:
     with _named(file), Image.open(file) as image:
         begin = 1 if image.info.get("default_image") else 0  # of an APNG for programs that show no animation
         time, count = 0.0, getattr(image, "n_frames", 1)
+        if count == 1 and image.mode in ("LA", "RGB", "RGBA") and any("16" in str(tile.args) for tile in image.tile):
+            yield math.nan, partial(_deep_colours, file)
+            return
         for number in range(begin, count):
             try:
                 image.seek(number)
@@ -78,7 +81,7 @@ def _shown(file: Path) -> Frames:
                 yield math.nan, _damaged
                 return
             duration_s = image.info.get("duration", 0) / 1000
-            yield time if duration_s else math.nan, partial(_array, image, file)
+            yield time if duration_s else math.nan, partial(_array, image)
             time += duration_s
 
 
@@ -86,10 +89,8 @@ def _damaged() -> None:
     return None
 
 
-def _array(image: Image.Image, file: Path) -> np.ndarray:
-    """The picture that Pillow shows now, at its full depth."""
-    if "16" in str(image.tile[0].args) and image.mode in ("RGB", "RGBA", "LA") if image.tile else False:
-        return _deep_colours(file)
+def _array(image: Image.Image) -> np.ndarray:
+    """The picture that Pillow shows now."""
     turned = ImageOps.exif_transpose(image)
     if turned.mode not in ("L", "LA", "RGB", "RGBA", "F", "I", "1") and not turned.mode.startswith("I;16"):
         turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")

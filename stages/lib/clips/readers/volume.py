@@ -64,6 +64,7 @@ def _frames(volume: Volume, clip: Recording) -> Frames:
     with volume.file.open("rb") as file:
         file.seek(volume.offset)
         stream = _unpacked(file, volume.packing)
+        stream.read(volume.skipped)
         for number in range(volume.count):
             try:
                 data = stream.read(volume.frame_bytes)

@@ -27,7 +27,8 @@ class Volume(NamedTuple):
     """A sequence of pictures in a file.
 
     Attributes:
-        file, offset, packing: where the pixels lie: first byte, and `raw`, `zlib`, `gzip` or `bzip2` from there on.
+        file, offset, packing: where the pixels lie: first byte, and `raw`, `zlib`, `gzip` or `bzip2` from there on; of what is
+            unpacked, `skipped` bytes come before the pixels.
         width, height, count, channels: of the pictures, in the order of the file's axes.
         dtype: of a value; slope, intercept: what turns it into the value that is meant.
         spacing_mm: of the columns and rows, NaN where unknown.
@@ -45,6 +46,7 @@ class Volume(NamedTuple):
     dtype: np.dtype
     slope: float = 1
     intercept: float = 0
+    skipped: int = 0
     spacing_mm: tuple[float, float] = (math.nan, math.nan)
     fps: float = math.nan
     stamps: dict[int, float] = {}
@@ -138,10 +140,10 @@ def _nifti(path: Path, start: bytes) -> Volume:
     fps = 1 / (zooms[3] * SECONDS[clock]) if clock in SECONDS and header["dim"][0] == 4 and zooms[3] > 0 else math.nan
     length = MILLIMETRES.get(unit, math.nan)
     alone = b"n+" in start[:348]
-    # pixels of a pair of files lie in the second; those of one that is packed as a whole behind the header, unpacked
-    file = path if alone else path.with_suffix(".img")
-    offset = int(header["vox_offset"]) if alone else 0
-    return Volume(file, offset, packing, width, height, count, channels, dtype, slope or 1, intercept or 0,
+    file = path if alone else path.with_suffix(".img")  # the pixels of a pair of files lie in the second
+    before = int(header["vox_offset"]) if alone else 0
+    offset, skipped = (0, before) if packing == "gzip" else (before, 0)  # header and pixels are packed together
+    return Volume(file, offset, packing, width, height, count, channels, dtype, slope or 1, intercept or 0, skipped,
                   (zooms[0] * length, zooms[1] * length), fps)  # fmt: skip
 
 

@@ -1,0 +1,88 @@
+"""Intervals of the balanced accuracy: exact limits, the published formula, coverage and power by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.stats import binomtest
+
+from stages.lib.evaluation import intervals
+from tests.benchmarks.interval_coverage import coverage
+
+
+def counts(*classes):
+    """Counts [1, P, C, 2] of classes given as lists of (clips, right), one per patient."""
+    found = np.zeros((1, sum(map(len, classes)), len(classes), 2), int)
+    row = 0
+    for number, patients in enumerate(classes):
+        for pair in patients:
+            found[0, row, number] = pair
+            row += 1
+    return found
+
+
+@pytest.mark.parametrize("patients", [2, 20])
+def test_if_all_clips_are_right_the_lower_limit_is_the_exact_one(patients):
+    exact = binomtest(patients, patients).proportion_ci(0.95, "exact").low
+    low, high = intervals.interval(counts([(3, 3)] * patients), 0.95)
+    assert (low, high) == (pytest.approx(exact), 1.0)
+    assert intervals.interval(counts([(1, 0)] * patients), 0.95) == (0.0, pytest.approx(1 - exact))
+
+
+def test_one_clip_per_patient_is_the_exact_interval_of_fewer_trials():
+    """Korn & Graubard 1998: the effective number of trials is P − 1 here, reduced by the squared ratio of the quantiles."""
+    right, patients = 33, 40
+    low, high = intervals.interval(counts([(1, 1)] * right + [(1, 0)] * (patients - right)), 0.95)
+    trials = (patients - 1) * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, patients - 1)) ** 2
+    p = right / patients
+    assert low == pytest.approx(stats.beta.ppf(0.025, p * trials, (1 - p) * trials + 1))
+    assert high == pytest.approx(stats.beta.ppf(0.975, p * trials + 1, (1 - p) * trials))
+
+
+def test_the_limits_of_several_classes_are_those_of_zou_and_donner():
+    first, second = [(2, 2)] * 9 + [(2, 0)] * 3, [(1, 1)] * 5 + [(3, 1)] * 4
+    ends = [intervals.interval(counts(one), 0.95) for one in (first, second)]
+    recall = [np.sum(one, 0)[1] / np.sum(one, 0)[0] for one in (first, second)]
+    expected = [np.mean(recall) - np.sqrt(sum((r - end[0]) ** 2 for r, end in zip(recall, ends, strict=True))) / 2,
+                np.mean(recall) + np.sqrt(sum((r - end[1]) ** 2 for r, end in zip(recall, ends, strict=True))) / 2]
+    assert intervals.interval(counts(first, second), 0.95) == pytest.approx(expected)
+
+
+def test_clips_of_one_patient_count_less_than_clips_of_several():
+    together = intervals.interval(counts([(5, 5)] * 12 + [(5, 0)] * 4), 0.95)
+    apart = intervals.interval(counts([(1, 1)] * 60 + [(1, 0)] * 20), 0.95)
+    assert np.ptp(together) > 1.7 * np.ptp(apart)
+
+
+def test_several_runs_are_averaged_before_the_interval():
+    """Two runs whose errors are on other patients against one run with half an error on each of them."""
+    first, second = counts([(2, 2)] * 8 + [(2, 0), (2, 2)]), counts([(2, 2)] * 8 + [(2, 2), (2, 0)])
+    assert intervals.interval(np.concatenate([first, second]), 0.95) == pytest.approx(
+        intervals.interval(counts([(2, 2)] * 8 + [(2, 1)] * 2), 0.95))
+
+
+def test_the_interval_covers_the_true_value_and_a_percentile_bootstrap_does_not(monkeypatch):
+    """A short form of tests/benchmarks/interval_coverage.py: 93 % less two standard errors."""
+    given = {"draws": 150, "seed": 1, "patients": (2, 5, 20), "accuracies": (0.7, 0.95)}
+    least = 0.93 - 2 * np.sqrt(0.93 * 0.07 / given["draws"])
+    assert coverage(**given)["coverage"].min() >= least
+
+    def percentiles(values, confidence):
+        return np.quantile(intervals.bootstrap(values, 200, 0), [(1 - confidence) / 2, (1 + confidence) / 2])
+
+    monkeypatch.setattr("tests.benchmarks.interval_coverage.interval", percentiles)
+    assert coverage(**given | {"draws": 40})["coverage"].min() < 0.5
+
+
+def test_the_detectable_difference_is_shown_with_a_power_of_80_percent():
+    """Simulated pairs of runs that agree on many clips; the power of the test that the paired interval makes."""
+    draw, shown, patients, gain = np.random.default_rng(0), [], 120, 0.095
+    sizes = []
+    for _ in range(150):
+        first = draw.random(patients) < 0.7
+        second = np.where(draw.random(patients) < 0.75, first, draw.random(patients) < 0.7 + 4 * gain)
+        pair = [counts([(1, int(right)) for right in one]) for one in (first, second)]
+        shown.append(intervals.paired_interval(*pair, 400, 0.95, 0)[0] > 0)
+        sizes.append(intervals.detectable_difference(*pair, 400, 0.95, 0))
+    true = 0.25 * 4 * gain
+    expected = stats.norm.cdf(true / (np.mean(sizes) / (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))) - stats.norm.ppf(0.975))
+    assert np.mean(shown) == pytest.approx(expected, abs=0.1)
