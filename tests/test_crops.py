@@ -120,8 +120,9 @@ def write_video(path, frames):
 
 
 @pytest.fixture
-def source(workspace):
+def source(workspace, monkeypatch):
     """Three clips: one fan, two fans side by side, and no picture."""
+    monkeypatch.setenv("SONOPAIR_WORKERS", "1")
     folder = workspace / "data/raw/custom"
     folder.mkdir(parents=True)
     fans = film(sector(), frames=10)
