@@ -38,10 +38,10 @@ from annotated_types import Ge, Gt, Lt, MinLen
 
 from stages.lib.clips.tasks import read_task
 from stages.lib.params import Count, Seed, from_params, require, run
-from stages.lib.report import pictures, pretraining, provenance, sections
+from stages.lib.report import pictures, pretraining, provenance
 from stages.lib.report.files import read
 from stages.lib.report.neighbourhoods import Map
-from stages.lib.report.page import render
+from stages.lib.report.page import filled, render
 from stages.lib.report.results import evaluate, lesions
 
 PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # from stages/lib/report/page/<file name>.j2
@@ -98,7 +98,7 @@ def main(
     values |= {"feature_maps": clip_map.of_run(results), "audit": read("reports/us4_audit.csv").to_dict("records")}
     values |= {"sources": {name: import_module(f"stages.sources.{name}") for name in used}}
     values |= provenance.values(parameters)
-    values["sections"] = sections.filled(values)
+    values["sections"] = filled(values)
     _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))
     tell(results, confidence)
 
