@@ -18,13 +18,14 @@ from tqdm import tqdm
 from stages.lib.evaluation.comparison import against_best, balanced_accuracies, class_names, predictions
 from stages.lib.evaluation.intervals import interval
 from stages.lib.evaluation.scores import by_run, outcome_counts
-from stages.lib.params import UserError, require, show
+from stages.lib.params import UserError, require
 from stages.lib.report.page import render
 from stages.lib.revisions import experiments
+from stages.lib.stage import show
 from stages.tools.experiments import Configuration, changed_parameters, configurations, differences, same_clips
 
 NUMBERS = ("balanced_accuracy", "sd", "low", "high", "frame_accuracy", "published_protocol_accuracy", "difference_to_best",
-           "difference_low", "difference_high")
+           "difference_low", "difference_high", "detectable_difference")
 
 
 def main(revisions: list[str], all_commits: bool, out: Path) -> None:
@@ -103,7 +104,8 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
             if isinstance(table, pd.DataFrame):
                 low, high = interval(outcome_counts(table, class_names(table)), settings["confidence"])
         numbers = (value, one.spread(task, "balanced_accuracy"), low, high, one.mean(task, "frame_accuracy"),
-                   one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"])
+                   one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"],
+                   test["detectable"])
         cells[id(one)] = dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": test["verdict"], "significant": test["best"]}
     return cells
 

@@ -127,14 +127,16 @@ def against_best(
         tables: their clip-level predictions; or a text that says why there are none.
 
     Returns:
-        For every run difference (best − run), low, high, verdict, and best: True for a run that is better than all others.
+        For every run difference (best − run), low, high, detectable (as in `compare`, at the widened confidence), verdict,
+        and best: True for a run that is better than all others.
     """
     first = int(np.argmax(values))
     level = 1 - (1 - confidence) / max(len(values) - 1, 1)
     clips = [held_out(table) if isinstance(table, pd.DataFrame) else table for table in tables]
     found = []
     for number, table in enumerate(tables):
-        numbers = {"difference": values[first] - values[number], "low": np.nan, "high": np.nan, "best": False}
+        numbers = {"difference": values[first] - values[number], "low": np.nan, "high": np.nan, "detectable": np.nan,
+                   "best": False}
         missing = [reason for reason in (clips[first], clips[number]) if isinstance(reason, str)]
         if number == first:
             numbers["verdict"] = ""
@@ -143,7 +145,9 @@ def against_best(
         elif clips[number] != clips[first]:
             numbers["verdict"] = "not tested: other clips or folds than the best"
         else:
-            low, high = intervals.paired_interval(_counts(table), _counts(tables[first]), samples, level, seed)
+            pair = _counts(table), _counts(tables[first])
+            low, high = intervals.paired_interval(*pair, samples, level, seed)
+            numbers["detectable"] = intervals.detectable_difference(*pair, samples, level, seed)
             numbers |= {"low": low, "high": high, "verdict": "worse than the best" if low > 0 else "within noise of the best"}
         found.append(numbers)
     others = [numbers["verdict"] for number, numbers in enumerate(found) if number != first]

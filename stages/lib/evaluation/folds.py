@@ -33,7 +33,7 @@ def divide(clips: pd.DataFrame, task: str, stage: str, folds: int, fold_seeds: l
     require(2 <= folds <= number, f"params.yaml: {stage}.folds is {folds}; task {task} has {number} patients, choose 2 to that "
             "many")
     found = {}
-    for fold_seed in fold_seeds:
+    for fold_seed in sorted(fold_seeds):
         most = part["stratum"].value_counts().max()
         require(folds in (number, min(folds, most)), f"params.yaml: {stage}.folds is {folds}; no class of task {task} has so "
                 f"many clips, choose up to {most}, or {number} to leave one patient out at a time")
