@@ -81,7 +81,7 @@ def test_runs_of_several_seeds_are_compared_by_their_means():
                 for tables in ([frames], [frames, shifted]))
     values = [scores.scores(scores.clip_level(table), CLASSES)["balanced_accuracy"] for table in (frames, shifted)]
     said = compare.describe("pocus", ("a", "b"), [one, two], 500, 0.95, 0)
-    assert f"{values[0]:.3f} (a), {np.mean(values):.3f} (b, SD {np.std(values, ddof=1):.3f} over 2 seeds)" in said
+    assert f"{values[0]:.3f} (a), {np.mean(values):.3f} (b, SD {np.std(values, ddof=1):.3f} over 2 cross-validations)" in said
     low, high = intervals.paired_interval(*counts(one, two), 500, 0.95, 0)
     assert f"interval {low:+.3f} to {high:+.3f}" in said and "McNemar" not in said
     assert intervals.paired_interval(*counts(two, two), 500, 0.95, 0) == (0, 0)

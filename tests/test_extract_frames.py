@@ -362,7 +362,7 @@ def test_same_store_from_any_number_of_processes(raw, monkeypatch):
         extract(raw)
         files[number] = [path.read_bytes() for path in sorted(Path("data/frames/custom").iterdir())]
     assert files["1"] == files["2"] == files["3"]
-    assert len(files["1"]) == 3                                               # frames.npy, frames.csv, clips.csv
+    assert len(files["1"]) == 4                                               # frames.npy, frames.csv, clips.csv, facts.json
 
 
 def test_store_round_trip(raw):
