@@ -461,7 +461,7 @@ def test_masks_are_cropped_and_scaled_with_their_image(breasts):
     assert np.array_equal(masks[0], expected) and set(np.unique(expected)) == {0, 1, 2}
     assert not masks[1].any()
     assert sorted(path.name for path in Path("data/frames/breast").iterdir()) == [
-        "clips.csv", "frames.csv", "frames.npy", "masks.npy"]
+        "clips.csv", "facts.json", "frames.csv", "frames.npy", "masks.npy"]
 
 
 @pytest.mark.parametrize("content", [b"", cv2.imencode(".png", np.zeros((100, 80), np.uint8))[1].tobytes()])
