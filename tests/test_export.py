@@ -20,7 +20,7 @@ from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 from stages.tools import export
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+RECIPES = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
 
 
 def pretrained(arch="resnet18"):
@@ -59,8 +59,8 @@ def outputs(path, frames):
         return network(frames), files["sonopair"], None
 
 
-def test_the_two_lines_of_the_readme_load_the_backbone_into_plain_torchvision(workspace, draw):
-    (lines,) = re.findall(r"\*\*The weights elsewhere\.\*\*.*?```python\n(.*?)```", README, re.DOTALL)
+def test_the_two_lines_of_the_recipe_load_the_backbone_into_plain_torchvision(workspace, draw):
+    (lines,) = re.findall(r"In plain torchvision.*?```python\n(.*?)```", RECIPES, re.DOTALL)
     assert lines.count("\n") == 2
     backbone, space = pretrained(), {"torchvision": torchvision, "safetensors": safetensors}
     exec(lines, space)

@@ -362,7 +362,7 @@ def test_same_store_from_any_number_of_processes(raw, monkeypatch):
         extract(raw)
         files[number] = [path.read_bytes() for path in sorted(Path("data/frames/custom").iterdir())]
     assert files["1"] == files["2"] == files["3"]
-    assert len(files["1"]) == 3                                               # frames.npy, frames.csv, clips.csv
+    assert len(files["1"]) == 4                                               # frames.npy, frames.csv, clips.csv, facts.json
 
 
 def test_store_round_trip(raw):
@@ -461,7 +461,7 @@ def test_masks_are_cropped_and_scaled_with_their_image(breasts):
     assert np.array_equal(masks[0], expected) and set(np.unique(expected)) == {0, 1, 2}
     assert not masks[1].any()
     assert sorted(path.name for path in Path("data/frames/breast").iterdir()) == [
-        "clips.csv", "frames.csv", "frames.npy", "masks.npy"]
+        "clips.csv", "facts.json", "frames.csv", "frames.npy", "masks.npy"]
 
 
 @pytest.mark.parametrize("content", [b"", cv2.imencode(".png", np.zeros((100, 80), np.uint8))[1].tobytes()])

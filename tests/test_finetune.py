@@ -311,7 +311,7 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"init": "imagenet21k"}, "finetune.init is 'imagenet21k'; choose from"),
+        ({"init": "imagenet21k"}, "finetune.init is 'imagenet21k'; it must be random, imagenet"),
         ({"trainable": "layer3"}, "finetune.trainable is 'layer3'; it must be 'last_block', 'head' or 'all'"),
         ({"folds": 14}, "finetune.folds is 14; task toy has 13 patients"),
         ({"epochs": 0}, "finetune.epochs is 0; it must be 1 or more"),

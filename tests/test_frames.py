@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import write_us4
-from test_methods import BLOCKS, small
+from test_methods import BLOCKS, PUBLISHED, small
 
 from stages import pretrain
 from stages.lib.clips import store
@@ -78,7 +78,7 @@ def test_the_loss_curve_is_the_same_from_the_device_and_from_the_host(workspace,
         monkeypatch.setenv("SONOPAIR_FRAMES_ON", where)
         pretrain.main(seed=0, method=method, arch="resnet18", init="random", epochs=6, batch_size=4, steps_per_epoch=8,
                       measure_every=3, methods={method: small(BLOCKS[method]) | {"keep": "last_epoch"}},
-                      views={"pipeline": "published"})
+                      views=PUBLISHED)
         curves[where] = pd.read_csv("reports/pretrain.csv")
     # kernels of cuDNN need not add in the same order twice
     pd.testing.assert_frame_equal(curves["device"], curves["host"], rtol=1e-2)

@@ -19,10 +19,11 @@ from stages.lib.training.optimizer import optimizer_and_schedule
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "stages/methods").glob("*.py"))
-BLOCKS = yaml.safe_load((ROOT / "params.yaml").read_text())["methods"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+BLOCKS = PARAMS["methods"]
 CLIPS = [(frames, label, "train") for frames, label in zip([1, 2, 3, 5, 4, 3, 7, 6], ["a", "b", "", "a"] * 2, strict=True)]
 CLIPS += [(3, "a", "held_out"), (1, "", "held_out"), (9, "b", "held_out")]
-PUBLISHED = {"pipeline": "published"}
+PUBLISHED = PARAMS["views"] | {"pipeline": "published"}
 SMALL = {"embedding_width": 32, "hidden_width": 32}  # of heads that are wide when published
 
 

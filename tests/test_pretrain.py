@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import torchvision
 from conftest import write_us4
 from safetensors.torch import load_file
-from test_methods import BLOCKS, METHODS, build, clip_sets, small
+from test_methods import BLOCKS, METHODS, PUBLISHED, build, clip_sets, small
 
 from stages import pretrain
 from stages.lib.networks import checkpoint, clip_features
@@ -31,7 +31,7 @@ from stages.lib.training.resume import Resume
 CLIPS = [(3 + number % 4, ["a", "b", ""][number % 3], "held_out" if number % 4 == 0 else "train") for number in range(12)]
 SETTINGS = {"seed": 0, "method": "uscl", "arch": "resnet18", "init": "random", "epochs": 4, "batch_size": 4,
             "steps_per_epoch": None, "measure_every": 2, "methods": {name: small(BLOCKS[name]) for name in METHODS},
-            "views": {"pipeline": "published"}}
+            "views": PUBLISHED}
 
 
 def changed(part, **values):

@@ -29,13 +29,15 @@ from stages.lib.training.resume import Resume
 from tests.conftest import write_us4
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = yaml.safe_load((ROOT / "params.yaml").read_text())["methods"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+BLOCKS = PARAMS["methods"]
+PUBLISHED = PARAMS["views"] | {"pipeline": "published"}
 CLIPS = [(frames, ("", "a", "b")[number % 3], "train") for number, frames in enumerate([1, 2, 3, 5, 6, 4, 7, 3, 5, 2, 4])]
 CLIPS += [(3, "a", "held_out")] * 3
 METHODS = [name for name in BLOCKS if name != "meta_uscl"]
 SMALL = {"embedding_width": 8, "hidden_width": 16, "queue_size": 10}     # a queue that eight keys do not divide
 SETTINGS = {"seed": 0, "method": "moco_v2", "arch": "resnet18", "init": "random", "epochs": 3, "batch_size": 5,
-            "steps_per_epoch": 1, "measure_every": 2, "views": {"pipeline": "published"}, "methods": {
+            "steps_per_epoch": 1, "measure_every": 2, "views": PUBLISHED, "methods": {
                 "moco_v2": BLOCKS["moco_v2"] | {"embedding_width": 8, "queue_size": 10}}}
 
 
@@ -54,7 +56,7 @@ def curve(method):
     train = ClipSet(read("data/us4"), "train", torch.device("cpu"))
     block = BLOCKS[method] | {key: value for key, value in SMALL.items() if key in BLOCKS[method]}
     backbone = distributed.synchronised(small_backbone())
-    model = pretrain.build(method, {method: block}, {"pipeline": "published"}, backbone, train, train).double()
+    model = pretrain.build(method, {method: block}, PUBLISHED, backbone, train, train).double()
     settings = block["optimizer"] | {"name": "sgd", "learning_rate": 0.1}
     optimizer, schedule = optimizer_and_schedule(model.trained(), 6, **settings)
     draw, losses, loss_of = generator(0, torch.device("cpu")), [], distributed.loss_of(model)
