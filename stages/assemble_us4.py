@@ -7,7 +7,7 @@ writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
                                         and the geometry of the fan (stages/lib/clips/fan.py)
         reports/us4_audit.csv           source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels: for
                                         each source a line for all clips that train and one for those held out; then a line
-                                        for each clip with something to know, by OUTCOMES
+                                        for each clip with something to know, by OUTCOMES of audit.py
 """
 
 from pathlib import Path
@@ -15,26 +15,24 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
-from annotated_types import Gt, Lt
+from annotated_types import Gt, Lt, MinLen
 
 from stages.lib.clips import copies, store
+from stages.lib.clips.audit import audit
 from stages.lib.clips.tasks import Task, groups, read_task
-from stages.lib.params import Seed, UserError, require, run
-
-# train, held_out: the clip is in the set. left_out: it is not; the reason says why. frames_dropped: some of its frames are not.
-# copy: it looks like another clip of the set, copy_of. uncertain_crop: its crop may be wrong (reports/crops/<source>.html).
-OUTCOMES = ["train", "held_out", "left_out", "frames_dropped", "copy", "uncertain_crop"]
+from stages.lib.params import Names, Seed, UserError, having, require
+from stages.lib.stage import run
 
 
 def main(
     seed: Seed,
-    copy_distance: dict,
-    sources: list[str],
+    copy_distance: copies.CopyDistance,
+    sources: Annotated[Names, MinLen(1)],
     held_out_fraction: Annotated[float, Gt(0), Lt(1)],
     classes: dict[str, list[str]],
-    extract_frames: dict,
-    finetune: dict,
-    segment: dict,
+    extract_frames: having(sources=Names),
+    finetune: having(tasks=Names),
+    segment: having(tasks=Names),
     tasks: dict,
 ) -> None:
     """Assemble the pretraining set (US-4 of Chen et al. 2021 where the sources are its four).
@@ -49,9 +47,6 @@ def main(
         finetune, segment: {tasks}: those whose clips must not enter.
         tasks: the block of each task; the clips of their outside tests must not enter either.
     """
-    require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
-    twice = next((name for name in sources if sources.count(name) > 1), None)
-    require(not twice, f"params.yaml: assemble_us4.sources names {twice} twice; name each source once")
     named = [read_task(name, tasks) for name in dict.fromkeys(finetune["tasks"] + segment["tasks"])]
     evaluations = [task for each in named for task in (each, *each.external)]
     wanted = dict.fromkeys([*sources, *(task.source for task in evaluations)])
@@ -178,41 +173,6 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
     kept["first"] = kept["frames"].cumsum() - kept["frames"]
     columns = ["clip", "source", "patient", "label", "pooled_class", "split", "fps", "first", "frames"]
     kept.reindex(columns=columns + store.FAN).to_csv(folder / "clips.csv", index=False)
-
-
-def audit(clips: pd.DataFrame) -> pd.DataFrame:
-    """How many clips, frames, known patients and clips of each label, by source and outcome. Each clip that is left out, loses
-    frames, is a copy or has an uncertain crop has a line of its own, with the reason."""
-    entered = clips["left_out"] == ""
-    outcome = clips["split"].where(entered, "left_out")
-    taken = clips.assign(outcome=outcome, reason=clips["left_out"], frames=clips["frames_kept"])
-    taken.loc[entered, ["copy_of", "distance"]] = ["", np.nan]
-    notes = [taken]
-    for outcome, reasons, frames in (
-        ("frames_dropped", np.where(clips["frames_black"] > 0, "all-black frames", ""), clips["frames_black"]),
-        ("frames_dropped", np.where(clips["frames_odd"] > 0, "frames unlike the rest of the clip", ""), clips["frames_odd"]),
-        ("copy", clips["copy_reason"], clips["frames_kept"]),
-        ("uncertain_crop", clips["crop_uncertain"], clips["frames_kept"]),
-    ):
-        noted = clips.assign(outcome=outcome, reason=reasons, frames=frames)[entered & (reasons != "")]
-        notes.append(noted if outcome == "copy" else noted.assign(copy_of="", distance=np.nan))
-    rows = pd.concat(notes)
-    rows["order"] = rows["outcome"].map(OUTCOMES.index)
-    rows["name"] = rows["clip"].where(rows["reason"] != "", "")
-    keys = ["source", "order", "outcome", "reason", "name", "copy_of", "distance"]
-    table = rows.groupby(keys, as_index=False, dropna=False).agg(
-        clips=("clip", "size"),
-        frames=("frames", "sum"),
-        patients=("patient", lambda patients: patients[patients != ""].nunique()),
-        labels=("label", count),
-    )
-    return table.drop(columns="order").rename(columns={"name": "clip"})
-
-
-def count(labels: pd.Series) -> str:
-    """`<label> <clips>, …`, the unlabelled last."""
-    numbers = labels.value_counts().to_dict()
-    return ", ".join(f"{name or 'unlabelled'} {numbers[name]}" for name in sorted(numbers, key=lambda name: (name == "", name)))
 
 
 if __name__ == "__main__":

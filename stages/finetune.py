@@ -26,6 +26,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 
 from stages.lib.clips import store
+from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation import external, floors, held_out_maps
 from stages.lib.evaluation.cross_validation import cross_validate, list_trainings, of_first_seed, on_all, table_of
@@ -36,16 +37,21 @@ from stages.lib.evaluation.held_out_maps import HeldOutMaps
 from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_csv, write_folds
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.initial import Init
 from stages.lib.networks.normalisation import filled_in
-from stages.lib.params import Count, Seed, Seeds, checked, from_params, run
-from stages.lib.training.views import Views
+from stages.lib.params import Count, Seed, Seeds, block_of, checked, from_params
+from stages.lib.stage import run
+from stages.lib.training.optimizer import OptimizerBlock
+from stages.lib.training.views import Views, ViewsBlock
 
 
 def main(
-    seed: Seed, copy_distance: dict, tasks: dict, task: str, init: str, trainable: Trainable, frozen_statistics: Statistics,
-    head: dict, select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
+    seed: Seed, copy_distance: CopyDistance, tasks: dict, task: str, init: Init, trainable: Trainable,
+    frozen_statistics: Statistics, head: block_of(Classifier, "backbone", "classes"),
+    select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
     label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
-    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: dict, views: dict, probes: dict, grad_cam: dict,
+    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock, probes: block_of(Probes),
+    grad_cam: block_of(HeldOutMaps),
 ) -> None:  # fmt: skip
     """Cross-validate one task; every patient is predicted once per division and seed, by a network that never saw them.
 
@@ -75,18 +81,15 @@ def main(
     resume = unfinished_run("finetune", task, init, settings, ["frames.npy", "clips.csv"])
     maps = maps if maps.possible(initial, frames, recipe) else None
     predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, maps, resume, f"finetune {task.name}")
-    frozen = FrozenFeatures(initial.backbone.to(frames.grey.device), frames, views, init == "random")
-    once = of_first_seed(trainings)
+    frozen, once = FrozenFeatures(initial.backbone, frames, views, init == "random"), of_first_seed(trainings)
     probed = probes.predict(frozen, frames.table, task.classes, once)
     floor_rows = floors.predict(clips, frames, once, arch, views, seeds[0])
     networks = {each: on_all(recipe, frames, each * trainings[0].folds, f"finetune {task.name}, all patients, seed {each}")
                 for each in (seeds if tests else seeds[:1])}
 
     write_folds(task.name, clips)
-    write_csv(f"reports/probes/{task.name}.csv", probed)
-    write_csv(f"reports/floors/{task.name}.csv", floor_rows)
-    write_csv(f"reports/finetune/{task.name}.csv", pd.DataFrame(epoch_rows))
-    write_predictions(task, table_of(frames, trainings, predicted, task.classes))
+    write_tables(task, predictions=table_of(frames, trainings, predicted, task.classes), probes=probed, floors=floor_rows,
+                 finetune=pd.DataFrame(epoch_rows))
     clip_features.write(f"reports/features/{task.name}", *clip_features.of_clips(frozen.held_out(once), frames.table))
     held_out_maps.write(f"reports/grad_cam/{task.name}", explained, frames.grey.shape[-1])
     external.write(f"reports/external/{task.name}", tests, external.predictions(networks, tests, task, recipe))
@@ -94,9 +97,10 @@ def main(
     resume.remove()
 
 
-def write_predictions(task: Task, predictions: pd.DataFrame) -> None:
-    """reports/predictions/<task>.csv, and a line that says how many frames are right."""
-    write_csv(f"reports/predictions/{task.name}.csv", predictions)
+def write_tables(task: Task, predictions: pd.DataFrame, **others: pd.DataFrame) -> None:
+    """reports/<name>/<task>.csv for each table, and a printed line that says how many frames are right."""
+    for name, table in {"predictions": predictions, **others}.items():
+        write_csv(f"reports/{name}/{task.name}.csv", table)
     columns = [f"p_{name}" for name in task.classes]
     accuracy = (predictions[columns].to_numpy().argmax(1) == predictions["label"].map(task.classes.index)).mean()
     frames = len(predictions.drop_duplicates(["clip", "frame"]))

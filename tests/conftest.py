@@ -16,7 +16,7 @@ from project import Project, cloned, started
 from stages.lib.clips import store
 
 CLIP_COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "height", "width", "frames_read", "frames_kept",
-                "frames_black", "frames_odd", "crop_uncertain", "checksum", "left_out"]
+                "frames_black", "frames_odd", "frames_damaged", "crop_uncertain", "notes", "burned_in", "checksum", "left_out"]
 
 
 def write_frame_store(folder, clips, size_px=32, seed=0):
@@ -25,7 +25,8 @@ def write_frame_store(folder, clips, size_px=32, seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(clips)
     defaults = {"path": table["clip"], "patient": "", "label": "", "subset": "", "fps": 25.0, "height": 200, "width": 200,
-                "frames_kept": 4, "frames_black": 0, "frames_odd": 0, "crop_uncertain": "", "left_out": ""}
+                "frames_kept": 4, "frames_black": 0, "frames_odd": 0, "frames_damaged": 0, "crop_uncertain": "",
+                "notes": "", "burned_in": "", "left_out": ""}
     for name, value in defaults.items():
         table[name] = table[name].fillna(value) if name in table else value
     table["frames_kept"] = table["frames_kept"].where(table["left_out"] == "", 0).astype(int)

@@ -193,6 +193,19 @@ def test_the_audit_names_uncertain_crops_and_dropped_odd_frames(sources):
     assert lines["frames"].to_dict() == {"frames_dropped": 3, "uncertain_crop": 4}
 
 
+def test_the_audit_names_damage_times_that_were_not_believed_and_names_in_the_picture(sources):
+    path = sources / "data/frames/lusms/clips.csv"
+    table = store.table(path)
+    table.loc[table["clip"] == "04.mp4", ["frames_damaged", "notes", "burned_in"]] = [2, "its time stamps …", "yes"]
+    table.to_csv(path, index=False)
+    assemble_us4.main(**SETTINGS)
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
+    lines = audit[(audit["source"] == "lusms") & (audit["clip"] == "04.mp4")].set_index("outcome")
+    assert lines["reason"].to_dict() == {
+        "frames_damaged": "damaged frames", "noted": "its time stamps …", "burned_in": "its file says so"}
+    assert lines["frames"].to_dict() == {"frames_damaged": 2, "noted": 4, "burned_in": 4}
+
+
 def test_the_seed_decides_the_split(sources):
     splits = []
     for seed in (0, 0, 1, 2):

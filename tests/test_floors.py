@@ -64,7 +64,7 @@ def test_what_is_held_out_changes_nothing_else(workspace):
     first = floors.predict(clips, frames, trainings[:1], "shufflenet_v2_x0_5", VIEWS, 0)
     one, *rest = sorted(trainings[0].parts["held_out"])
     grey = frames.grey.clone()
-    changed = frames.table["clip"].isin(rest).to_numpy()
+    changed = frames.table["clip"].isin(rest).to_numpy(copy=True)
     grey[torch.from_numpy(changed)] = 255 - grey[torch.from_numpy(changed)]
     clips.table.loc[clips.table["clip"].isin(rest), "fps"] = 99.0
     second = floors.predict(clips, frames._replace(grey=grey), trainings[:1], "shufflenet_v2_x0_5", VIEWS, 0)

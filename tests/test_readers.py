@@ -56,11 +56,10 @@ def shown(path):
 
 @pytest.mark.parametrize(
     ("name", "codec", "pix_fmt"),
-    [("a.mkv", "ffv1", "yuv420p"), ("a.mkv", "ffv1", "yuv444p10le"), ("a.mkv", "ffv1", "yuv422p16le"),
-     ("a.mkv", "ffv1", "gray"), ("a.mkv", "ffv1", "gray10le"), ("a.mkv", "ffv1", "gray16le"), ("a.mkv", "ffv1", "yuva420p"), ("a.mkv", "ffv1", "bgr0"),
-     ("a.mkv", "ffv1", "gbrp10le"), ("a.mkv", "ffv1", "bgra"), ("a.avi", "rawvideo", "bgr24"), ("a.avi", "rawvideo", "yuyv422"),
-     ("a.avi", "rawvideo", "uyvy422"), ("a.mov", "rawvideo", "rgb24"), ("a.mov", "png", "rgba"), ("a.mov", "png", "rgb48be"),
-     ("a.mov", "qtrle", "argb")],
+    [*(("a.mkv", "ffv1", kind) for kind in ("yuv420p", "yuv444p10le", "yuv422p16le", "gray", "gray10le", "gray16le", "yuva420p",
+                                            "bgr0", "gbrp10le", "bgra")),
+     *(("a.avi", "rawvideo", kind) for kind in ("bgr24", "yuyv422", "uyvy422")), ("a.mov", "rawvideo", "rgb24"),
+     ("a.mov", "png", "rgba"), ("a.mov", "png", "rgb48be"), ("a.mov", "qtrle", "argb")],
 )  # fmt: skip
 def test_lossless_video_of_every_pixel_format_gives_the_grey_values_that_went_in(tmp_path, name, codec, pix_fmt):
     frames = speckle(5)

@@ -301,7 +301,7 @@ def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
 
 def test_a_class_without_clips_is_said_to_be_undefined(run):
     tasks = parameters()["tasks"] | {"pocus": {"classes": [*CLASSES["pocus"], "viral"], "subsets": []}}
-    for name in ("predictions", "probes"):
+    for name in ("predictions", "probes", "floors"):
         edit(f"reports/{name}/pocus.csv", lambda table: table.assign(p_viral=0.0))
     report.main(**parameters(tasks=tasks))
     assert "auroc" not in json.loads(Path("reports/scores.json").read_text())["pocus"]
@@ -341,7 +341,8 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
     precisions = pd.DataFrame({"fold": [0, 1], "mask_ap": [0.2, 0.3], "mask_ap50": 0.6, "box_ap": 0.1, "box_ap50": 0.55})
     precisions.to_csv("reports/predictions/breast_segmentation_folds.csv", index=False)
     segment = {"tasks": ["breast"], "folds": 2, "init": "imagenet", "score_threshold": 0.4}
-    report.main(**parameters(segment=segment))
+    tasks = parameters()["tasks"] | {"breast": {"classes": ["benign", "malignant"]}}
+    report.main(**parameters(segment=segment, tasks=tasks))
     numbers = json.loads(Path("reports/scores.json").read_text())["breast_segmentation"]
     expected = {"dice": images["dice"].mean(), "precision": images["precision"][1:].mean(), "sensitivity": 0.5, "mask_ap": 0.25,
                 "mask_ap_fold_sd": np.std([0.2, 0.3], ddof=1), "images": 12, "patients": 12, "lesions": 12, "found": 6,
@@ -355,7 +356,7 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
     assert "segment.score_threshold" in page
     images[1:].to_csv("reports/predictions/breast_segmentation.csv", index=False)
     with pytest.raises(UserError, match="differ in 0.png; run `dvc repro -f segment@breast`"):
-        report.main(**parameters(segment=segment))
+        report.main(**parameters(segment=segment, tasks=tasks))
 
 
 def test_the_metrics_are_few_of_the_scores(run):

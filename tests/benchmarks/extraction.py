@@ -21,6 +21,7 @@ from statistics import median
 import cv2
 
 from stages import extract_frames
+from stages.lib.clips import workers
 from stages.sources import pocus
 
 
@@ -33,14 +34,14 @@ def bare(path: str, options: list[int]) -> int:
     return frames
 
 
-def bare_loop(paths: list[str], workers: int, options: list[int]) -> None:
-    sum(frames for _, frames in workers.each(bare, {path: (path, options) for path in paths}, workers))
+def bare_loop(paths: list[str], processes: int, options: list[int]) -> None:
+    sum(frames for _, frames in workers.each(bare, {path: (path, options) for path in paths}, processes))
 
 
-def extraction(workers: int) -> None:
-    os.environ["SONOPAIR_WORKERS"] = str(workers)
+def extraction(processes: int) -> None:
+    os.environ["SONOPAIR_WORKERS"] = str(processes)
     with contextlib.redirect_stdout(io.StringIO()):
-        extract_frames.main("pocus", "raw", 3.0, 30, 25.0, 64)
+        extract_frames.main("pocus", "raw", 3.0, 30, 25.0, 64, "fan")
 
 
 def timed(work: Callable[[], None]) -> float:

@@ -63,7 +63,7 @@ def compare(
     """
     first, second = runs
     require(held_out(tables[0]) == held_out(tables[1]), f"{task}: {first} and {second} predicted different clips, "
-            "classes or folds; compare runs that share extract_frames, the task's block, finetune.folds and finetune.fold_seeds")
+            "classes or folds; compare runs that share extract_frames, the task's block, finetune.folds and .fold_seeds")
     each = [balanced_accuracies(table) for table in tables]
     low, high = intervals.paired_interval(*map(_counts, tables), samples, confidence, seed)
     detectable = intervals.detectable_difference(*map(_counts, tables), samples, confidence, seed)

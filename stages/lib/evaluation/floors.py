@@ -6,8 +6,9 @@ Nature Machine Intelligence 2; DeGrave et al. 2021, Nature Machine Intelligence 
     floor_acquisition               what the clip table says: size, frame rate, crop box, geometry of the fan, frame count
     floor_outline                   the mask of pixels that are ever lit, on a grid of SIDE x SIDE
     floor_histogram                 the histogram of grey values, BINS bins
-    random_features                 mean features of a network with random weights, batch norm set from training frames
-    random_features_uncalibrated    the same with the statistics 0 and 1 that random weights come with
+    random_features                 mean features of a network with random weights over FRAMES frames; batch norm set from
+                                    those of the training clips
+    random_features_uncalibrated    over all frames, with the statistics 0 and 1 that random weights come with
 """
 
 import numpy as np
@@ -33,6 +34,7 @@ ACQUISITION = ["height", "width", "fps", "crop_left", "crop_top", "crop_width", 
                *store.FAN]  # fmt: skip
 SIDE, BINS = 16, 32
 TREES = 200
+FRAMES = 5      # of a clip that the random network sees in each fold anew: frames of one clip are alike
 C = 0.01        # of the logistic regression: there are more features than clips
 NAMES = ("floor_acquisition", "floor_outline", "floor_histogram", "random_features", "random_features_uncalibrated")
 
@@ -54,7 +56,7 @@ def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, vi
     names = list(dict.fromkeys(frames.table["clip"]))
     used = used.loc[names]
     torch.manual_seed(seed)
-    network = Backbone(arch).to(frames.grey.device)
+    network, some = Backbone(arch).to(frames.grey.device), thinned(frames)
     fixed = {"floor_acquisition": used.reindex(columns=ACQUISITION).astype(float).to_numpy(),
              "floor_outline": per_clip(outlines(frames), frames), "floor_histogram": per_clip(histograms(frames), frames),
              "random_features_uncalibrated": per_clip(features(network, frames.grey, views), frames)}
@@ -62,9 +64,9 @@ def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, vi
     for training in trainings:
         inside, held_out = (np.isin(names, list(part)) for part in (
             training.parts["training"] | training.parts["inner"], training.parts["held_out"]))
-        rows = torch.from_numpy(frames.table["clip"].isin(used.index[inside]).to_numpy().nonzero()[0])
-        set_statistics(network, frames.grey[rows.to(frames.grey.device)], views)
-        values = fixed | {"random_features": per_clip(features(network, frames.grey, views), frames)}
+        rows = torch.from_numpy(some.table["clip"].isin(used.index[inside]).to_numpy().nonzero()[0])
+        set_statistics(network, some.grey[rows.to(some.grey.device)], views)
+        values = fixed | {"random_features": per_clip(features(network, some.grey, views), some)}
         known = used.reset_index()[["clip", "patient", "group", "label"]][held_out]
         for name in NAMES:
             model = _model(name, seed).fit(values[name][inside], used["label"][inside])
@@ -79,6 +81,14 @@ def _model(name: str, seed: int) -> ClassifierMixin:
     if name.startswith("random_features"):
         return make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=1000))
     return RandomForestClassifier(TREES, class_weight="balanced", random_state=seed)
+
+
+def thinned(frames: TaskFrames) -> TaskFrames:
+    """At most FRAMES frames of each clip, evenly spread."""
+    rows = frames.table.groupby("clip", sort=False).indices.values()
+    kept = np.concatenate([own[np.unique(np.linspace(0, len(own) - 1, FRAMES).round().astype(int))] for own in rows])
+    places = torch.from_numpy(kept).to(frames.grey.device)
+    return TaskFrames(frames.grey[places], frames.labels[places], frames.table.iloc[kept].reset_index(drop=True))
 
 
 def per_clip(values: np.ndarray, frames: TaskFrames) -> np.ndarray:

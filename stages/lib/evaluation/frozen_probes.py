@@ -60,6 +60,7 @@ class FrozenFeatures:
     """
 
     def __init__(self, backbone: Backbone, frames: TaskFrames, views: Views, calibrate: bool):
+        backbone = backbone.to(frames.grey.device)
         self.backbone, self.frames, self.views, self.calibrate = backbone, frames, views, calibrate
         self.values = None if calibrate else features(backbone, frames.grey, views)
 

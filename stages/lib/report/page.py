@@ -7,6 +7,23 @@ import jinja2
 from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).with_name("page")
+SECTIONS = {  # of the page, in their order: stages/lib/report/page/sections/<name>.html.j2 and the title
+    "run": "What was run",
+    "scores": "Scores",
+    "scanner": "How much of this is the scanner?",
+    "segmentation": "Segmentation of lesions",
+    "confusion": "Confusion matrices",
+    "roc": "ROC curves",
+    "patients": "Per patient",
+    "pairs": "Pairs as the method saw them",
+    "pretraining": "Pretraining",
+    "features": "Features of held-out clips in two dimensions",
+    "grad_cam": "Where the network looked",
+    "us4": "Clips used and left out",
+    "licences": "Data, licences and citations",
+    "limits": "Limits",
+}
+NEEDED = {"segmentation": "segmented", "pairs": "pairs", "features": "feature_maps", "grad_cam": "explained"}
 
 
 def render(template: str, **values) -> str:
@@ -30,3 +47,12 @@ def linked(citation: str) -> Markup:
 def code(name: str) -> str:
     """A name as inline code, which Markdown shows letter by letter, in tables too."""
     return "`" + re.sub(r"\s+", " ", str(name)).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def filled(values: dict) -> dict[str, str]:
+    """The sections that have something to show: name → title.
+
+    Args:
+        values: what the templates get. NEEDED names the value without which a section is left out.
+    """
+    return {name: title for name, title in SECTIONS.items() if name not in NEEDED or values[NEEDED[name]]}

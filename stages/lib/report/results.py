@@ -27,6 +27,7 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
         UserError: a file is missing, or its clips are not those of data/folds/<task>.csv.
     """
     name, classes, bootstrap = task.name, task.classes, (samples, confidence, seed)
+    again = f"dvc repro -f finetune@{name}"
     frames, folds = read(f"reports/predictions/{name}.csv"), read(f"data/folds/{name}.csv")
     _check(frames, folds, name, classes)
     clips, epochs = scores.clip_level(frames), read(f"reports/finetune/{name}.csv", pd.read_csv)
@@ -39,7 +40,7 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
         "classes": classes,
         "frames": len(scores.by_run(frames)[0]),
         "metrics": defined(scores.summary(frames, epochs, classes, confidence) | probes),
-        "floors": above_floors(read(f"reports/floors/{name}.csv"), clips, classes, *bootstrap),
+        "floors": above_floors(read(f"reports/floors/{name}.csv", command=again), clips, classes, *bootstrap),
         "external": outside_tests(task, confidence),
         "baselines": [against(name, baseline, clips, *bootstrap) for baseline in baselines],
         "by_fold": scores.over_runs(scores.by_fold, scores.first_division(clips), classes).to_dict("records"),
@@ -63,7 +64,8 @@ def above_floors(
     found = floors.summary(table, clips, classes, samples, confidence, seed)
     values = found["values"] | {"highest_floor": found["values"][found["highest"]], "above_floor": found["difference"],
                                 "above_floor_low": found["low"], "above_floor_high": found["high"]}
-    return found | {"metrics": defined(values), "rows": scanner.rows(found["values"])}
+    metrics = defined(values)
+    return found | {"metrics": metrics, "rows": scanner.rows({name: metrics[name] for name in found["values"]})}
 
 
 def outside_tests(task: Task, confidence: float) -> list[dict]:
@@ -74,7 +76,8 @@ def outside_tests(task: Task, confidence: float) -> list[dict]:
         (counts [actual, predicted] over clips), left_out (clips that were not tested, with the reason and the copy).
     """
     folder, found = f"reports/external/{task.name}", []
-    predictions, table = read(f"{folder}/predictions.csv"), read(f"{folder}/clips.csv")
+    again = f"dvc repro -f finetune@{task.name}"
+    predictions, table = (read(f"{folder}/{name}.csv", command=again) for name in ("predictions", "clips"))
     for outside in task.external:
         name, classes = external.test_name(task, outside), list(outside.values)
         clips = scores.clip_level(predictions[predictions["test"] == name])

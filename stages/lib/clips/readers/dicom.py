@@ -45,13 +45,15 @@ INFLATED_BYTES = 1 << 30  # a deflated file that grows beyond is made to fill th
 
 
 class PixelData(NamedTuple):
-    """The header, the transfer syntax, and a stream with the place of the pixel data in it, in bytes."""
+    """The header, the transfer syntax, a stream with the place of the pixel data in it, in bytes, and their value
+    representation, OB or OW: of 8-bit values in big-endian files it decides about the order."""
 
     header: Dataset
     syntax: UID
     stream: BinaryIO
     start: int
     length: int
+    representation: str
 
 
 def is_dicom(start: bytes) -> bool:
@@ -119,7 +121,8 @@ def _pixel_data(path: Path) -> Iterator[PixelData]:
         length = struct.unpack(f"{order}L", start[4:] if implicit else stream.read(4))[0]
         begin = stream.tell()
         there = stream.seek(0, SEEK_END) - begin
-        yield PixelData(header, syntax, stream, begin, there if length == UNDEFINED else min(length, there))
+        length = there if length == UNDEFINED else min(length, there)
+        yield PixelData(header, syntax, stream, begin, length, "OW" if implicit or start[4:6] == b"OW" else "OB")
 
 
 def _inflated(path: Path) -> bytes:
@@ -200,7 +203,7 @@ class _Decoder:
     def __init__(self, data: PixelData, shown: np.ndarray | None) -> None:
         self.data, self.shown = data, shown
         self.decoder = get_decoder(data.syntax)
-        self.options = as_pixel_options(data.header, pixel_keyword="PixelData", pixel_vr="OW")
+        self.options = as_pixel_options(data.header, pixel_keyword="PixelData", pixel_vr=data.representation)
         self.palette = _palette(data.header) if data.header.PhotometricInterpretation == "PALETTE COLOR" else None
 
     def __call__(self, frame: bytes | int) -> np.ndarray:
@@ -222,8 +225,8 @@ class _Decoder:
         if photometric.startswith("YBR_PARTIAL"):
             return pixels.full_range(np.ascontiguousarray(values[..., 0]))
         if photometric == "MONOCHROME1":
-            values = np.subtract((1 << self.data.header.BitsStored) - 1, values, dtype=np.int32)
-        return pixels.grey(values.astype(np.uint16) if values.dtype == np.int32 and values.min() >= 0 else values)
+            values = ((1 << self.data.header.BitsStored) - 1 - values.astype(np.int64)).astype(values.dtype)
+        return pixels.grey(values)
 
 
 def _palette(header: Dataset) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Which reader a clip needs: its first bytes decide, whatever its name ends in."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 from stages.lib.clips import catalogue
@@ -47,6 +48,6 @@ def _start(path: Path) -> bytes:
         try:
             with gzip.open(path) as stream:
                 return stream.read(1024)
-        except (OSError, EOFError):
+        except (OSError, EOFError, zlib.error):
             return start
     return start

@@ -16,8 +16,6 @@ from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
 
 Image.MAX_IMAGE_PIXELS = pixels.MOST_PX // 2  # Pillow refuses a picture of twice as many
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, AttributeError, RuntimeError,
-          Image.DecompressionBombError, tifffile.TiffFileError)  # fmt: skip
 
 
 def first(file: Path) -> np.ndarray:
@@ -49,7 +47,9 @@ def _named(file: Path) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise Unreadable("no frame can be decoded: no picture of a kind that is known") from error
-    except BROKEN as error:
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # damaged files make them raise of every kind
         raise Unreadable("no frame can be decoded: the picture is damaged, cut off or too large") from error
 
 
@@ -77,7 +77,7 @@ def _shown(file: Path) -> Frames:
             try:
                 image.seek(number)
                 image.load()  # WebP knows the duration only now
-            except BROKEN:
+            except Exception:  # see _named
                 yield math.nan, _damaged
                 return
             duration_s = image.info.get("duration", 0) / 1000
