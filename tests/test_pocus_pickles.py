@@ -131,7 +131,7 @@ def test_images_come_back_exactly_and_five_folds_by_patient_are_the_published_on
         np.testing.assert_array_equal(np.stack(read).transpose(0, 3, 1, 2), images[fold])
         assert list(part["label"]) == [pocus_pickles.CLASSES[label] for label in labels[fold]]
 
-    extract_frames.main("custom", "raw", 3.0, 30, 25.0, 16)
+    extract_frames.main("custom", "raw", 3.0, 30, 25.0, 16, "fan")
     used = Task("custom", list(pocus_pickles.CLASSES)).clips()
     assert len(store.read("data/frames/custom").frames) == len(used) == 48 and not used["left_out"].any()
     for seed in range(5):

@@ -221,7 +221,7 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"init": "imagenet21k"}, "segment.init is 'imagenet21k'; choose from"),
+        ({"init": "imagenet21k"}, "segment.init is 'imagenet21k'; it must be random, imagenet"),
         ({"trainable": "layer3"}, "segment.trainable is 'layer3'; it must be 'last_block', 'head' or 'all'"),
         ({"folds": 9}, "segment.folds is 9; task toy has 8 patients"),
         ({"epochs": 0}, "segment.epochs is 0"),
