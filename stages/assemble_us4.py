@@ -15,23 +15,24 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
-from annotated_types import Gt, Lt
+from annotated_types import Gt, Lt, MinLen
 
 from stages.lib.clips import copies, store
 from stages.lib.clips.audit import audit
 from stages.lib.clips.tasks import Task, groups, read_task
-from stages.lib.params import Seed, UserError, require, run
+from stages.lib.params import Names, Seed, UserError, having, require
+from stages.lib.stage import run
 
 
 def main(
     seed: Seed,
-    copy_distance: dict,
-    sources: list[str],
+    copy_distance: copies.CopyDistance,
+    sources: Annotated[Names, MinLen(1)],
     held_out_fraction: Annotated[float, Gt(0), Lt(1)],
     classes: dict[str, list[str]],
-    extract_frames: dict,
-    finetune: dict,
-    segment: dict,
+    extract_frames: having(sources=Names),
+    finetune: having(tasks=Names),
+    segment: having(tasks=Names),
     tasks: dict,
 ) -> None:
     """Assemble the pretraining set (US-4 of Chen et al. 2021 where the sources are its four).
@@ -46,9 +47,6 @@ def main(
         finetune, segment: {tasks}: those whose clips must not enter.
         tasks: the block of each task; the clips of their outside tests must not enter either.
     """
-    require(len(sources) > 0, "params.yaml: assemble_us4.sources is empty; name a source to pretrain on")
-    twice = next((name for name in sources if sources.count(name) > 1), None)
-    require(not twice, f"params.yaml: assemble_us4.sources names {twice} twice; name each source once")
     named = [read_task(name, tasks) for name in dict.fromkeys(finetune["tasks"] + segment["tasks"])]
     evaluations = [task for each in named for task in (each, *each.external)]
     wanted = dict.fromkeys([*sources, *(task.source for task in evaluations)])

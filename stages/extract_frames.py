@@ -27,14 +27,15 @@ from stages.lib.clips import store, workers
 from stages.lib.clips.crop import given, sheet
 from stages.lib.clips.extraction import COLUMNS, Recipe, extract
 from stages.lib.clips.readers import kinds, reading
-from stages.lib.params import Count, Positive, UserError, require, run
+from stages.lib.params import Count, Positive, UserError, require
+from stages.lib.stage import run
 
 LOW_HZ, HIGH_HZ = reading.PLAUSIBLE_HZ
 
 
 def main(
     source: str,
-    collection: str,
+    collection: Literal["phantom", "raw"],
     frame_rate_hz: Positive,
     max_frames_per_clip: Count,
     assumed_frame_rate_hz: Annotated[float, Ge(LOW_HZ), Le(HIGH_HZ)],

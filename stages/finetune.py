@@ -26,6 +26,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 
 from stages.lib.clips import store
+from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation import external, floors, held_out_maps
 from stages.lib.evaluation.cross_validation import cross_validate, list_trainings, of_first_seed, on_all, table_of
@@ -36,16 +37,21 @@ from stages.lib.evaluation.held_out_maps import HeldOutMaps
 from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_csv, write_folds
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.initial import Init
 from stages.lib.networks.normalisation import filled_in
-from stages.lib.params import Count, Seed, Seeds, checked, from_params, run
-from stages.lib.training.views import Views
+from stages.lib.params import Count, Seed, Seeds, block_of, checked, from_params
+from stages.lib.stage import run
+from stages.lib.training.optimizer import OptimizerBlock
+from stages.lib.training.views import Views, ViewsBlock
 
 
 def main(
-    seed: Seed, copy_distance: dict, tasks: dict, task: str, init: str, trainable: Trainable, frozen_statistics: Statistics,
-    head: dict, select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
+    seed: Seed, copy_distance: CopyDistance, tasks: dict, task: str, init: Init, trainable: Trainable,
+    frozen_statistics: Statistics, head: block_of(Classifier, "backbone", "classes"),
+    select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
     label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
-    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: dict, views: dict, probes: dict, grad_cam: dict,
+    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock, probes: block_of(Probes),
+    grad_cam: block_of(HeldOutMaps),
 ) -> None:  # fmt: skip
     """Cross-validate one task; every patient is predicted once per division and seed, by a network that never saw them.
 

@@ -24,44 +24,45 @@ from annotated_types import Ge
 
 from stages.lib.clips import store
 from stages.lib.networks import checkpoint, clip_features
-from stages.lib.networks.backbone import Backbone
-from stages.lib.networks.initial import initialise, named_file
-from stages.lib.params import Count, Seed, UserError, from_params, require, run
+from stages.lib.networks.backbone import Arch, Backbone
+from stages.lib.networks.initial import initial, initialise, named_file
+from stages.lib.params import Count, Seed, UserError, block_of, from_params, require
 from stages.lib.pretraining import pairs
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.divergence import divergence
 from stages.lib.pretraining.measures import better, held_out_loss, kept_features, measures
-from stages.lib.pretraining.method import ContrastiveMethod
+from stages.lib.pretraining.method import COMMON, ContrastiveMethod, check_settings
+from stages.lib.stage import run
 from stages.lib.training import distributed
 from stages.lib.training.device import device, generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import TrainingState, unfinished
-from stages.lib.training.semantic_views import chosen_views
+from stages.lib.training.semantic_views import ViewChoice, chosen_views
 
 METHODS = Path(__file__).parent / "methods"
-KEEP = ("best_held_out_loss", "last_epoch")
 
 
 def main(
-    seed: Seed, method: str, arch: str, init: str, epochs: Count, batch_size: Annotated[int, Ge(2)],
-    steps_per_epoch: Count | None, measure_every: Count, methods: dict, views: dict,
+    seed: Seed, method: str, arch: Arch, init: initial("random", "imagenet"), epochs: Count, batch_size: Annotated[int, Ge(2)],
+    steps_per_epoch: Count | None, measure_every: Count, methods: dict, views: block_of(ViewChoice),
 ) -> None:
     """Pretrain `arch` on the clips of data/us4; params.yaml explains the arguments."""
-    require(init != "pretrained", "params.yaml: pretrain.init is pretrained; choose from random, imagenet or a file of weights")
+    check_settings(find_method(method, methods), methods[method], views, f"methods.{method}")
     torch.manual_seed(seed)
     data, hardware = store.read("data/us4"), device()
     train, held_out = (ClipSet(data, split, hardware) for split in ("train", "held_out"))
     backbone = distributed.synchronised(initialise(Backbone(arch), init, "pretrain.init"))
+    backbone.require_size(train.frames.shape[-1])
     model = build(method, methods, views, backbone, train, held_out).to(hardware)
-    block, steps = methods[method], steps_per_epoch or train.steps(batch_size)
-    check_sizes(f"methods.{method}.keep", block["keep"], len(train), len(held_out), batch_size)
-    optimizer, schedule = from_params(optimizer_and_schedule, block["optimizer"], f"methods.{method}.optimizer",
+    settings, steps = methods[method], steps_per_epoch or train.steps(batch_size)
+    check_sizes(f"methods.{method}.keep", settings["keep"], len(train), len(held_out), batch_size)
+    optimizer, schedule = from_params(optimizer_and_schedule, settings["optimizer"], f"methods.{method}.optimizer",
                                       parameters=model.trained(), steps=epochs * steps)
     draw = generator(seed, hardware)
     facts = {"seed": seed, "method": method, "arch": arch, "init": init, "epochs": epochs, "batch_size": batch_size,
              "steps_per_epoch": steps, "measure_every": measure_every, "device": hardware.type}
-    facts |= {"params": block, "views": views}
+    facts |= {"params": settings, "views": views}
     inputs = [Path("data/us4", name) for name in ("clips.csv", "frames.csv", "frames.npy")]
     resume = unfinished("pretrain", facts, [*inputs, METHODS / f"{method}.py", *named_file(init)], __file__)
     records = {"rows": [], "pairs": [], "best": {}}
@@ -85,7 +86,7 @@ def main(
             row |= measures(model, train, held_out, generator(seed, hardware))
             state.records["pairs"].append({"epoch": epoch} | {name: value.cpu() for name, value in values.items()})
         state.records["rows"].append(row)
-        state.records["best"] = better(state.records["best"], block["keep"], row, model)
+        state.records["best"] = better(state.records["best"], settings["keep"], row, model)
         state.save()
         progress.step(loss=row["loss"], held_out_loss=row["held_out_loss"])
 
@@ -95,26 +96,29 @@ def main(
     resume.remove()
 
 
-def build(
-    method: str, methods: dict, views: dict, backbone: Backbone, clip_set: ClipSet, held_out: ClipSet
-) -> ContrastiveMethod:
-    """The `Method` of stages/methods/<method>.py around the backbone, with the keyword arguments of its block.
+def find_method(method: str, methods: dict) -> type[ContrastiveMethod]:
+    """The `Method` of stages/methods/<method>.py.
 
     Raises:
-        UserError: no such file or block, or keys in the block that do not fit the method.
+        UserError: no such file, or no block of this name.
     """
     found = find_spec(f"stages.methods.{method}") if method.isidentifier() else None
     choices = ", ".join(sorted(path.stem for path in METHODS.glob("*.py")))
     require(found is not None, f"params.yaml: pretrain.method is {method!r}; choose from {choices}")
     require(method in methods, f"params.yaml: methods has no block {method!r}; add one with the settings of the method")
-    name, block = f"methods.{method}", dict(methods[method])
-    for part in ("optimizer", "views", "keep"):
-        require(part in block, f"params.yaml: {name}.{part} is missing")
-    own_views = [block.pop(part) for part in ("optimizer", "keep", "views")][-1]
-    kind = import_module(f"stages.methods.{method}").Method
+    return import_module(f"stages.methods.{method}").Method
+
+
+def build(
+    method: str, methods: dict, views: dict, backbone: Backbone, clip_set: ClipSet, held_out: ClipSet
+) -> ContrastiveMethod:
+    """The method around the backbone, with the keyword arguments of its block; raises UserError as `check_settings` does."""
+    kind, name = find_method(method, methods), f"methods.{method}"
+    check_settings(kind, methods[method], views, name)
     parts = {"backbone": backbone, "clip_set": clip_set, "held_out": held_out}
-    parts["views"] = chosen_views(own_views, views, f"{name}.views")
-    return from_params(kind, block, name, **{key: part for key, part in parts.items() if key in signature(kind).parameters})
+    parts["views"] = chosen_views(methods[method]["views"], views, f"{name}.views")
+    own = {key: value for key, value in methods[method].items() if key not in COMMON}
+    return from_params(kind, own, name, **{key: part for key, part in parts.items() if key in signature(kind).parameters})
 
 
 def check_sizes(key: str, keep: str, clips: int, held_out: int, batch_size: int) -> None:
@@ -125,7 +129,6 @@ def check_sizes(key: str, keep: str, clips: int, held_out: int, batch_size: int)
     smallest = clips % batch_size if clips % batch_size > 1 else batch_size
     require(distributed.size() <= smallest, f"{distributed.size()} processes cannot share a batch of {smallest} clips; "
             "start fewer, or choose another pretrain.batch_size")
-    require(keep in KEEP, f"params.yaml: {key} is {keep!r}; choose from {', '.join(KEEP)}")
     require(held_out > 1 or keep == "last_epoch", f"clips held out: {held_out}, too few to choose an epoch by: raise "
             f"assemble_us4.held_out_fraction or set {key} to last_epoch")
 

@@ -37,12 +37,13 @@ import pandas as pd
 from annotated_types import Ge, Gt, Lt, MinLen
 
 from stages.lib.clips.tasks import read_task
-from stages.lib.params import Count, Seed, from_params, require, run
+from stages.lib.params import Count, Names, Seed, block_of, from_params, having
 from stages.lib.report import pictures, pretraining, provenance
 from stages.lib.report.files import read
 from stages.lib.report.neighbourhoods import Map
 from stages.lib.report.page import filled, render
 from stages.lib.report.results import evaluate, lesions
+from stages.lib.stage import run
 
 PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # from stages/lib/report/page/<file name>.j2
 METRICS = (  # the scores in reports/metrics.json
@@ -59,22 +60,21 @@ def main(
     collection: str,
     copy_distance: dict,
     extract_frames: dict,
-    assemble_us4: dict,
+    assemble_us4: having(sources=Names),
     pretrain: dict,
     methods: dict,
     views: dict,
-    finetune: dict,
-    segment: dict,
+    finetune: having(tasks=Annotated[Names, MinLen(1)]),
+    segment: having(tasks=Names),
     tasks: dict,
     bootstrap_samples: Count,
     confidence: Annotated[float, Gt(0), Lt(1)],
     worst_clips: Annotated[int, Ge(0)],
-    tsne: dict,
-    baselines: list[Annotated[str, MinLen(1)]],
+    tsne: block_of(Map, "seed"),
+    baselines: Names,
 ) -> None:
     """Score every task of `finetune.tasks` from its predictions. Write all outputs, or none if something fails."""
     names = finetune["tasks"]
-    require(bool(names), "params.yaml: finetune.tasks is empty; name at least one task")
     described = {name: read_task(name, tasks) for name in dict.fromkeys([*names, *segment["tasks"]])}
     clip_map = from_params(Map, tsne, "report.tsne", seed=seed)
     bootstrap = {"samples": bootstrap_samples, "confidence": confidence, "seed": seed}

@@ -18,22 +18,27 @@ import numpy as np
 import pandas as pd
 from annotated_types import Ge, Gt, Len, Lt
 
+from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation.fine_tuning import Statistics, Trainable
 from stages.lib.evaluation.preparation import TaskFrames, load_frames, prepare, unfinished_run, write_csv, write_folds
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.initial import Init
 from stages.lib.networks.mask_rcnn import LEVELS
 from stages.lib.networks.normalisation import filled_in
-from stages.lib.params import Count, Fraction, Seed, from_params, require, run
+from stages.lib.params import Count, Fraction, Seed, from_params, require
 from stages.lib.segmentation.cross_validation import Recipe, cross_validate, score
-from stages.lib.training.views import Views
+from stages.lib.stage import run
+from stages.lib.training.optimizer import OptimizerBlock
+from stages.lib.training.views import Views, ViewsBlock
 
 
 def main(
-    seed: Seed, copy_distance: dict, tasks: dict, task: str, init: str, trainable: Trainable, frozen_statistics: Statistics,
-    folds: Annotated[int, Ge(2)], fold_seed: Seed, epochs: Count, batch_size: Annotated[int, Ge(2)],
-    input_px: Annotated[int, Ge(32)], pyramid_width: Count, proposals: Count, optimizer: dict, views: dict,
+    seed: Seed, copy_distance: CopyDistance, tasks: dict, task: str, init: Init, trainable: Trainable,
+    frozen_statistics: Statistics, folds: Annotated[int, Ge(2)], fold_seed: Seed, epochs: Count,
+    batch_size: Annotated[int, Ge(2)], input_px: Annotated[int, Ge(32)], pyramid_width: Count, proposals: Count,
+    optimizer: OptimizerBlock, views: ViewsBlock,
     anchors: Annotated[list[Annotated[Fraction, Gt(0)]], Len(LEVELS, LEVELS)], score_threshold: Annotated[float, Gt(0), Lt(1)],
 ) -> None:  # fmt: skip
     """Cross-validate the segmentation of one task; every image is predicted once, by a network that never saw its patient.

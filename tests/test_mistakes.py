@@ -5,18 +5,16 @@ fine end in a sentence about missing data, so that a mistake that is only seen l
 """
 
 import copy
-import inspect
 import math
 import re
-import sys
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
-from stages.lib.params import UserError, run
+from stages.lib.params import UserError
+from stages.lib.stage import run
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -3,13 +3,16 @@
 import pytest
 import torch
 import torchvision
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.params import UserError
 
 
 @pytest.mark.parametrize(
     ("arch", "block"),
-    [("resnet18", "layer4.1"), ("shufflenet_v2_x0_5", "conv5"), ("mobilenet_v3_small", "features.12")],
+    [("resnet18", "layer4.1"), ("shufflenet_v2_x0_5", "conv5"), ("mobilenet_v3_small", "features.12"),
+     ("convnext_tiny", "features.7.2"), ("swin_t", "features.7.1"), ("vit_b_32", "encoder.layers.encoder_layer_11")],
 )
 def test_features_and_last_block_of_several_families(arch, block):
     backbone = Backbone(arch).eval()
@@ -73,6 +76,36 @@ def test_the_weights_of_a_classifier_are_torchvisions_own(arch):
     whole.load_state_dict(network.weights())
     frames = torch.rand(2, 1, 64, 64)
     assert torch.allclose(network.double()(frames.double()), whole.double()(frames.double().repeat(1, 3, 1, 1)), atol=1e-9)
+
+
+def test_a_vision_transformer_takes_frames_of_any_whole_number_of_patches():
+    """At the size that torchvision builds it for, it is torchvision's; at others, position embeddings are interpolated."""
+    backbone = Backbone("vit_b_32").eval()
+    whole = torchvision.models.vit_b_32().eval()
+    whole.load_state_dict(backbone.network.state_dict(), strict=False)
+    whole.heads = torch.nn.Identity()
+    frames = torch.rand(1, 1, 224, 224)
+    assert torch.allclose(backbone.double()(frames.double()), whole.double()(frames.double().repeat(1, 3, 1, 1)), atol=1e-9)
+    state = interpolate_embeddings(64, 32, {name: value.clone() for name, value in whole.state_dict().items()})
+    small = torchvision.models.VisionTransformer(64, 32, 12, 12, 768, 3072).double().eval()
+    small.heads = torch.nn.Identity()
+    small.load_state_dict({name: value for name, value in state.items() if not name.startswith("heads")})
+    frames = torch.rand(1, 1, 64, 64).double()
+    assert torch.allclose(backbone(frames), small(frames.repeat(1, 3, 1, 1)), atol=1e-9)
+    backbone(frames).sum().backward()
+    assert backbone.network.encoder.pos_embedding.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("arch", "size", "fits"), [("vit_b_32", 64, True), ("vit_b_32", 80, False), ("resnet18", 33, True),
+                                                    ("alexnet", 32, False), ("alexnet", 64, True)])
+def test_a_size_that_does_not_fit_is_named_with_those_that_do(arch, size, fits):
+    backbone = Backbone(arch).train()
+    if fits:
+        backbone.require_size(size)
+    else:
+        with pytest.raises(UserError, match=rf"pretrain.arch '{arch}' cannot take frames of {size} px; .* 64, .*size_px"):
+            backbone.require_size(size)
+    assert backbone.training and backbone.network.training
 
 
 def test_a_head_with_a_hidden_layer_has_torchvisions_names_and_drops_units_in_training_only():

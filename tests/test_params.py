@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from stages.lib.params import UserError, checked, run
+from stages.lib.params import UserError, checked
+from stages.lib.stage import run
 
 
 def stage(rate: float, frames: int, names: list, steps: int | None):

@@ -486,5 +486,5 @@ def test_impossible_settings_are_refused_by_name(name, kind):
 def test_a_key_too_many_and_an_unknown_pipeline_are_refused():
     with pytest.raises(UserError, match="views.semantic.zoom is not a parameter; choose from"):
         semantic(SEMANTIC | {"zoom": 1})
-    with pytest.raises(UserError, match="views.pipeline is 'semantics'; choose from published, semantic"):
+    with pytest.raises(UserError, match="views.pipeline is 'semantics'; it must be 'published' or 'semantic'"):
         chosen_views(BLOCKS["uscl"]["views"], {"pipeline": "semantics", "semantic": SEMANTIC}, "methods.uscl.views")

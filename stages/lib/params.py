@@ -1,21 +1,43 @@
-"""Parameters of a stage: read what dvc.yaml declares, check it against the annotations of main(), call it."""
+"""Parameters: their types, and the check of a block of params.yaml against the annotations of what takes it."""
 
 import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType
 from typing import Annotated, Any, NotRequired, get_args
 
-import dvc.api
-from annotated_types import Ge, Gt, Le, Len
-from dvc.exceptions import DvcException
-from dvc.scm import SCMError
-from dvc.stage.exceptions import StageNotFound
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from annotated_types import Ge, Gt, Le, Len, MinLen
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, with_config
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from stages.lib import guard
+
+def block_of(target: Callable, *given: str, null: tuple[str, ...] = ()) -> Any:
+    """The type of a block in a block: a mapping whose keys are the arguments of `target`. It stays a mapping.
+
+    Args:
+        given: arguments of `target` that do not come from the block.
+        null: those that may be null in the block, to be filled in later.
+    """
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        name = ".".join(filter(None, [info.context, info.field_name]))
+        empty = {key for key in null if isinstance(value, dict) and value.get(key, 0) is None}
+        kept = {key: value[key] for key in value if key not in empty} if empty else value
+        checked(target, kept, name, {*given, *empty})
+        return value
+
+    return Annotated[Any, BeforeValidator(check)]
+
+
+def having(**kinds: Any) -> Any:
+    """The type of another stage's block, of which these keys are used: `having(tasks=Names)`. It stays a mapping."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        require(isinstance(value, dict), f"params.yaml: {info.field_name} is {value!r}; it must be a mapping")
+        _validated(kinds, {key: value[key] for key in kinds if key in value}, info.field_name)
+        return value
+
+    return Annotated[Any, BeforeValidator(check)]
 
 
 def _different(values: list) -> list:
@@ -30,15 +52,21 @@ def _ordered(ends: list) -> list:
     return ends
 
 
-Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+def span(kind: Any) -> Any:
+    """The type of a range, [least, greatest]."""
+    return Annotated[list[kind], Len(2, 2), AfterValidator(_ordered)]
+
+
+LARGEST = 2**32 - 1     # of all numbers in params.yaml: what is larger is a slip, and would never end
+Seed = Annotated[int, Ge(0)]
 Seeds = Annotated[list[Seed], Len(1), AfterValidator(_different)]
+Names = Annotated[list[Annotated[str, MinLen(1)]], AfterValidator(_different)]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
-Span = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]                      # [least, greatest]
-FractionSpan = Annotated[list[Fraction], Len(2, 2), AfterValidator(_ordered)]
-PositiveSpan = Annotated[list[Positive], Len(2, 2), AfterValidator(_ordered)]
+FractionSpan = span(Fraction)
+PositiveSpan = span(Positive)
 
 # What a value must be, by the type of pydantic's error; for any other type pydantic's own words.
 WORDS = {
@@ -48,7 +76,6 @@ WORDS = {
     "less_than": "below {lt:g}", "less_than_equal": "{le:g} or less", "literal_error": "{expected}",
     "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
 }
-NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
 
 
 class UserError(Exception):
@@ -59,55 +86,6 @@ def require(condition: bool, sentence: str) -> None:
     """Raise UserError(sentence) unless the condition holds."""
     if not condition:
         raise UserError(sentence)
-
-
-def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pipeline: str = "dvc.yaml") -> None:
-    """Call `main` with the parameters that dvc.yaml declares for `stage`; what stops it becomes one line and exit status 1.
-
-    Args:
-        main: the stage's function. Its keyword arguments are the keys of the params block named like the stage, and the
-            top-level parameters and blocks that the stage declares beside it (`seed`, `collection`, …).
-        stage: the name in dvc.yaml, without the item of a `foreach`.
-        item: the argument of `main` that is this item and comes from the command line: source, task.
-        lower: the parameter that a user lowers where the memory is too small.
-        pipeline: the file that describes the stage.
-    """
-    try:
-        named = sys.argv[1:] if item else []
-        require(not item or len(named) == 1, f"name one {item}: python -m stages.{stage} <{item}>")
-        arguments = {item: named[0]} if item else {}
-        shared = _declared("@".join([stage, *named]), pipeline)
-        block = shared.pop(stage, {})
-        arguments |= checked(main, shared, "", inspect.signature(main).parameters.keys() - shared.keys())
-        arguments |= checked(main, block, stage, arguments)
-        with guard.stoppable(), guard.alone("_".join([stage, *named])):
-            main(**arguments)
-    except (UserError, guard.Held) as error:
-        sys.exit(f"error: {error}")
-    except (Exception, KeyboardInterrupt) as error:
-        if sentence := guard.sentence(error, lower):
-            sys.exit(f"error: {sentence}")
-        raise
-
-
-def show() -> dict:
-    """All parameters of the workspace, for a tool that is no stage."""
-    try:
-        return dvc.api.params_show()
-    except SCMError:
-        raise UserError(NO_GIT) from None
-    except DvcException as error:
-        raise UserError(f"params.yaml cannot be read ({error}); run this in the project's folder") from None
-
-
-def _declared(stage: str, pipeline: str) -> dict:
-    """The parameters that the pipeline's file declares for the stage."""
-    try:
-        return dvc.api.params_show(stages=f"{pipeline}:{stage}")
-    except SCMError:
-        raise UserError(NO_GIT) from None
-    except StageNotFound:
-        raise UserError(f"{pipeline} has no stage {stage}; `dvc stage list` shows all, params.yaml lists their items") from None
 
 
 def from_params(target: Callable, block: dict, name: str, **given: Any) -> Any:
@@ -133,11 +111,28 @@ def checked(target: Callable, block: dict, name: str, given: Mapping | set = fro
         if key not in given:
             kind = Any if argument.annotation is argument.empty else argument.annotation
             fields[key] = kind if argument.default is argument.empty else NotRequired[kind]
+    return _validated(fields, block, name)
+
+
+def _validated(fields: dict[str, Any], block: dict, name: str) -> dict:
+    """The block, if its values are of the kinds that `fields` says."""
+    for path, number in _numbers(block):
+        place = ".".join(filter(None, [name, *path]))
+        require(not abs(number) > LARGEST, f"params.yaml: {place} is {number}; it must be {LARGEST:,} or less")
     rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
-        return TypeAdapter(with_config(rules)(TypedDict("Block", fields))).validate_python(block)
+        return TypeAdapter(with_config(rules)(TypedDict("Block", fields))).validate_python(block, context=name)
     except ValidationError as error:
         raise UserError("params.yaml: " + _sentence(error.errors(), block, name, fields)) from None
+
+
+def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
+    """All numbers in a block, with the keys that lead to them."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _numbers(part, (*path, str(key)))
+    if isinstance(value, int | float):
+        yield path, value
 
 
 def _sentence(errors: list[dict], block: dict, name: str, fields: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ from dvc.utils.serialize import parse_yaml
 
 from stages.lib.params import UserError, require
 
-
 LOCKS = ("dvc.lock", "data/dvc.lock")
 
 
@@ -57,8 +56,8 @@ def experiments(revisions: list[str], all_commits: bool) -> list[dict]:
         all_commits: every commit of the branch, too.
 
     Returns:
-        name, revision, state (done, running, queued, failed), params, metrics, and `lock`: the stages of its dvc.lock files, which
-        say what made the metrics, where params.yaml may have been edited since.
+        name, revision, state (done, running, queued, failed), params, metrics, and `lock`: the stages of its dvc.lock files,
+        which say what made the metrics, where params.yaml may have been edited since.
 
     Raises:
         UserError: no DVC project, no git, no commit, an unknown revision.

@@ -8,7 +8,7 @@ import torch
 
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.heads import mlp, unit
-from stages.lib.params import Count, Positive, from_params
+from stages.lib.params import Count, Positive, block_of, from_params
 from stages.lib.pretraining.clip_set import Clips, ClipSet, choose
 from stages.lib.pretraining.losses import barlow_twins, nt_xent_terms, vicreg
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -65,15 +65,13 @@ class Method(ContrastiveMethod):
         views: Views,
         *,
         objective: Literal["simclr", "vicreg", "barlow_twins"],
-        simclr: dict,
-        vicreg: dict,
-        barlow_twins: dict,
+        simclr: block_of(Simclr),
+        vicreg: block_of(Vicreg),
+        barlow_twins: block_of(BarlowTwins),
     ):
         super().__init__(backbone, clip_set, views)
-        for name, block in {"simclr": simclr, "vicreg": vicreg, "barlow_twins": barlow_twins}.items():
-            settings = from_params(OBJECTIVES[name], block, f"methods.ivpp.{name}")
-            if name == objective:
-                self.settings = settings
+        settings = {"simclr": simclr, "vicreg": vicreg, "barlow_twins": barlow_twins}[objective]
+        self.settings = from_params(OBJECTIVES[objective], settings, f"methods.ivpp.{objective}")
         width, feature = self.settings.embedding_width, backbone.feature_width
         self.projection_head = mlp(feature, width, width)
 

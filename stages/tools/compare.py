@@ -13,7 +13,8 @@ import pandas as pd
 
 from stages.lib.evaluation.comparison import compare, predictions
 from stages.lib.evaluation.scores import by_run
-from stages.lib.params import UserError, show
+from stages.lib.params import UserError
+from stages.lib.stage import show
 
 
 def main(first: str, second: str, tasks: list[str]) -> None:

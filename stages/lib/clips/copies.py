@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from stages.lib.clips import store
 from stages.lib.clips.hashes import BITS, WAVES, hashes
 from stages.lib.clips.tasks import groups
-from stages.lib.params import from_params
+from stages.lib.params import block_of, from_params
 
 Distance = Annotated[float, Ge(0), Lt(0.5)]     # 0: frames of equal hash; 0.5: frames that have nothing in common
 SEVERAL = 3  # frames: fewer are no clip, and the agreement of one frame alone is weak evidence
@@ -28,6 +28,9 @@ class Limits(NamedTuple):
 
     clips: Distance
     stills: Distance
+
+
+CopyDistance = block_of(Limits)        # of params.yaml
 
 
 def limits(copy_distance: dict) -> Limits:

@@ -6,9 +6,9 @@ Nature Machine Intelligence 2; DeGrave et al. 2021, Nature Machine Intelligence 
     floor_acquisition               what the clip table says: size, frame rate, crop box, geometry of the fan, frame count
     floor_outline                   the mask of pixels that are ever lit, on a grid of SIDE x SIDE
     floor_histogram                 the histogram of grey values, BINS bins
-    random_features                 mean features of a network with random weights over some frames; batch norm set from those
-                                    of the training clips
-    random_features_uncalibrated    the same with the statistics 0 and 1 that random weights come with
+    random_features                 mean features of a network with random weights over FRAMES frames; batch norm set from
+                                    those of the training clips
+    random_features_uncalibrated    over all frames, with the statistics 0 and 1 that random weights come with
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ ACQUISITION = ["height", "width", "fps", "crop_left", "crop_top", "crop_width", 
                *store.FAN]  # fmt: skip
 SIDE, BINS = 16, 32
 TREES = 200
-FRAMES = 5      # of a clip that a random network sees: frames of one clip are alike
+FRAMES = 5      # of a clip that the random network sees in each fold anew: frames of one clip are alike
 C = 0.01        # of the logistic regression: there are more features than clips
 NAMES = ("floor_acquisition", "floor_outline", "floor_histogram", "random_features", "random_features_uncalibrated")
 
@@ -59,7 +59,7 @@ def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, vi
     network, some = Backbone(arch).to(frames.grey.device), thinned(frames)
     fixed = {"floor_acquisition": used.reindex(columns=ACQUISITION).astype(float).to_numpy(),
              "floor_outline": per_clip(outlines(frames), frames), "floor_histogram": per_clip(histograms(frames), frames),
-             "random_features_uncalibrated": per_clip(features(network, some.grey, views), some)}
+             "random_features_uncalibrated": per_clip(features(network, frames.grey, views), frames)}
     found = []
     for training in trainings:
         inside, held_out = (np.isin(names, list(part)) for part in (

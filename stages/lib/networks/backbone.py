@@ -1,17 +1,38 @@
 """Networks: any torchvision classifier as a backbone for grey frames, and the classifier on it."""
 
+import math
+from typing import Annotated
+
 import torch
+import torch.nn.functional as F
 import torchvision
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from torch import nn
+from torch.func import functional_call
+from torchvision.models import VisionTransformer
+from torchvision.models.vision_transformer import Encoder
 
 from stages.lib.params import Count, Fraction, UserError, require
 from stages.lib.training import distributed
+
+ARCHS = torchvision.models.list_models(module=torchvision.models)
+SIZES_PX = (32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 384, 512)     # tried for the message about a size that does not fit
 
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 if the hardware computes in it (twice as fast as single precision on CPU and GPU), else single precision."""
     capable = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=capable)
+
+
+def _known(arch: str) -> str:
+    if arch not in ARCHS:
+        raise PydanticCustomError("arch", f"one of {', '.join(ARCHS)}")
+    return arch
+
+
+Arch = Annotated[str, AfterValidator(_known)]
 
 
 class Backbone(nn.Module):
@@ -30,8 +51,7 @@ class Backbone(nn.Module):
 
     def __init__(self, arch: str):
         super().__init__()
-        choices = torchvision.models.list_models(module=torchvision.models)
-        require(arch in choices, f"params.yaml: pretrain.arch is {arch!r}; choose from {', '.join(choices)}")
+        require(arch in ARCHS, f"params.yaml: pretrain.arch is {arch!r}; choose from {', '.join(ARCHS)}")
         self.arch = arch
         self.network = torchvision.models.get_model(arch, weights=None)
         names = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
@@ -45,11 +65,44 @@ class Backbone(nn.Module):
     def forward(self, frames: torch.Tensor, dim: int = 1) -> torch.Tensor:
         three = frames.flatten(0, -4).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)   # N x 3 x H x W
         with autocast(frames.device):
-            feature = self.network(three)                                                       # N x F
+            feature = self._features(three)                                                     # N x F
         feature = feature.float() if feature.dtype == torch.bfloat16 else feature
         if frames.dim() == 4:
             return feature
         return distributed.everyones(feature.unflatten(0, frames.shape[:2]), dim).flatten(0, 1)
+
+    def _features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Features of [N, 3, H, W]. A vision transformer gets position embeddings for this size, interpolated from its own
+        (Dosovitskiy et al. 2021, section 3.2)."""
+        if not isinstance(self.network, VisionTransformer):
+            return self.network(frames)
+        kept = self.network.encoder.pos_embedding                                               # 1 x (1 + places) x F
+        side, wanted = math.isqrt(kept.shape[1] - 1), frames.shape[-1] // self.network.patch_size
+        self.network.image_size = frames.shape[-1]
+        if side == wanted:
+            return self.network(frames)
+        grid = kept[:, 1:].transpose(1, 2).unflatten(2, (side, side))                           # 1 x F x side x side
+        grid = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=True)
+        fitting = torch.cat([kept[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+        return functional_call(self.network, {"encoder.pos_embedding": fitting}, frames)
+
+    @torch.no_grad()
+    def require_size(self, size_px: int) -> None:
+        """Raise UserError if the network cannot take frames of this side."""
+        if not self._takes(size_px):
+            sizes = ", ".join(str(size) for size in SIZES_PX if self._takes(size))
+            raise UserError(f"params.yaml: pretrain.arch {self.arch!r} cannot take frames of {size_px} px; of some that were "
+                            f"tried it takes {sizes or 'none'}: set extract_frames.size_px, or choose another network")
+
+    def _takes(self, size_px: int) -> bool:
+        training, place = self.training, next(self.parameters())
+        try:
+            feature = self.eval()(place.new_zeros(2, 1, size_px, size_px))
+        except (RuntimeError, AssertionError, ValueError):
+            return False
+        finally:
+            self.train(training)
+        return feature.shape == (2, self.feature_width)
 
     def train_only(self, part: str, key: str = "finetune.trainable") -> None:
         """Freeze all of the backbone but `part`.
@@ -64,15 +117,23 @@ class Backbone(nn.Module):
         parts[part].requires_grad_(True)
 
     def last_block(self) -> nn.Module:
-        """The last block of layers before the classifier: `layer4[1]` of ResNet-18, `features[-1]` of EfficientNet."""
+        """The last block of layers before the classifier: `layer4[1]` of ResNet-18, the last encoder layer of a transformer."""
         head = self.classifier.partition(".")[0]
         children = [child for name, child in self.network.named_children() if name != head and _has_weights(child)]
         while True:
-            block = children[-1]
+            block = ([child for child in children if _has_parts(child)] or children)[-1]    # not the norm after the blocks
+            block = block.layers if isinstance(block, Encoder) else block
             children = [child for child in block.children() if _has_weights(child)]
-            leaves = not any(list(child.children()) for child in children)
-            if leaves or not isinstance(block, nn.Sequential):
+            if not any(map(_has_parts, children)) or not isinstance(block, nn.Sequential):
                 return block
+
+
+def _has_parts(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def train_mode(network: nn.Module, frozen_statistics: str) -> None:
@@ -87,10 +148,6 @@ def train_mode(network: nn.Module, frozen_statistics: str) -> None:
         for module in network.modules():
             if _has_weights(module) and not any(weight.requires_grad for weight in module.parameters()):
                 module.eval()
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
 
 
 class Classifier(nn.Module):

@@ -2,14 +2,31 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import torchvision
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from safetensors.torch import load_file
 
 from stages.lib.networks import checkpoint, layouts
 from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError, require
+
+
+def initial(*words: str) -> Any:
+    """The type of an `init` in params.yaml: one of the words, or a file."""
+
+    def known(init: str) -> str:
+        if init not in words and not Path(init).is_file():
+            raise PydanticCustomError("init", f"{', '.join(words)} or a file of weights")
+        return init
+
+    return Annotated[str, AfterValidator(known)]
+
+
+Init = initial("random", "imagenet", "pretrained")
 
 
 def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:

@@ -2,15 +2,47 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from stages.lib.networks.backbone import Backbone
+from stages.lib.params import block_of, checked, require
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.training import distributed
+from stages.lib.training.contrastive_views import ContrastiveViews
+from stages.lib.training.optimizer import OptimizerBlock
+from stages.lib.training.semantic_views import chosen_views
 from stages.lib.training.views import Views
+
+
+class Common(NamedTuple):
+    """The keys that every method's block has, beside the method's own keyword arguments; `keep`: which epoch's weights."""
+
+    optimizer: OptimizerBlock
+    views: block_of(ContrastiveViews)
+    keep: Literal["best_held_out_loss", "last_epoch"]
+
+
+COMMON = Common._fields
+
+
+def check_settings(kind: type, settings: dict, views: dict, name: str) -> None:
+    """Check a method's block, named `name` in params.yaml, before any data are read.
+
+    Args:
+        kind: the method's class.
+        views: the block `views`.
+
+    Raises:
+        UserError: a key or a value that does not fit; the message names it.
+    """
+    require(isinstance(settings, dict), f"params.yaml: {name} is {settings!r}; it must be a mapping")
+    checked(Common, {key: settings[key] for key in settings if key in COMMON}, name)
+    own = {key: value for key, value in settings.items() if key not in COMMON}
+    checked(kind, own, name, {"backbone", "clip_set", "held_out", "views"})
+    chosen_views(settings["views"], views, f"{name}.views")
 
 
 class View(NamedTuple):

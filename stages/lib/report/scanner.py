@@ -5,7 +5,7 @@ NAMES = {  # floor → its name on the page, and what the classifier sees
     "floor_outline": ("outline of the fan", "which parts of the picture are ever lit, on a grid of 16 × 16"),
     "floor_histogram": ("grey histogram", "how often each grey level occurs"),
     "random_features": ("untrained network", "features of random weights, batch norm calibrated on training frames"),
-    "random_features_uncalibrated": ("untrained network, uncalibrated", "the same, batch norm not calibrated"),
+    "random_features_uncalibrated": ("untrained network, uncalibrated", "features of random weights, batch norm as it starts"),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from stages.lib.params import Fraction, NotNegative, Positive, require
+from stages.lib.params import Fraction, NotNegative, Positive, block_of, require
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -61,6 +61,9 @@ def optimizer_and_schedule(
         return learning_rate * (1 + math.cos(math.pi * max(0, step - constant) / max(1, steps - constant))) / 2
 
     return optimizer, rate
+
+
+OptimizerBlock = block_of(optimizer_and_schedule, "parameters", "steps")       # of params.yaml
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -5,19 +5,17 @@ strengths are parameters. All changes of geometry together are one sampling grid
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 
-from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan, from_params, require
+from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan, block_of, from_params, span
 from stages.lib.training.contrastive_views import ContrastiveViews
 from stages.lib.training.filters import denoised, gaussian_blur
 from stages.lib.training.geometry import affine, as_shown, cropped, other_fan
 from stages.lib.training.views import Views, jitter, uniform
-
-PIPELINES = ("published", "semantic")
 
 
 class SemanticViews(Views):
@@ -45,7 +43,7 @@ class SemanticViews(Views):
     def __init__(
         self,
         probe_probability: Fraction,
-        convex_degrees: PositiveSpan,
+        convex_degrees: span(Annotated[float, Gt(0), Lt(80)]),
         opening_scale: PositiveSpan,
         depth_scale: PositiveSpan,
         crop_scale: FractionSpan,
@@ -66,7 +64,6 @@ class SemanticViews(Views):
         std: Positive,
     ):
         super().__init__(crop_scale, crop_ratio, flip_probability, brightness, contrast, mean, std)
-        require(convex_degrees[1] < 80, f"params.yaml: views.semantic.convex_degrees is {convex_degrees}; it must be below 80")
         self.ranges = {"convex_degrees": convex_degrees, "opening_scale": opening_scale, "depth_scale": depth_scale}
         self.ranges["gamma"] = gamma
         self.strengths = {"local_contrast": local_contrast, "denoising": denoising, "speckle": speckle, "noise": noise}
@@ -131,15 +128,21 @@ class SemanticViews(Views):
         return (frames * (1 + each["speckle"] * grain) + each["noise"] * hiss).clamp(0, 1)
 
 
-def chosen_views(block: dict, views: dict, name: str) -> Views:
+class ViewChoice(NamedTuple):
+    """The keys of the block `views`: the views of the method's own block, or the semantic ones."""
+
+    pipeline: Literal["published", "semantic"]
+    semantic: block_of(SemanticViews, "mean", "std")
+
+
+def chosen_views(settings: dict, views: dict, name: str) -> Views:
     """The views of a method's block, or the semantic views with the normalisation of that block.
 
     Args:
-        block: the method's views, named `name` in params.yaml.
-        views: {pipeline: published | semantic, semantic: settings of `SemanticViews`}.
+        settings: the method's views, named `name` in params.yaml.
+        views: the block `views`, with the keys of `ViewChoice`.
     """
-    own, pipeline = from_params(ContrastiveViews, block, name), views.get("pipeline")
-    require(pipeline in PIPELINES, f"params.yaml: views.pipeline is {pipeline!r}; choose from {', '.join(PIPELINES)}")
-    if pipeline == "published":
+    own, choice = from_params(ContrastiveViews, settings, name), from_params(ViewChoice, views, "views")
+    if choice.pipeline == "published":
         return own
-    return from_params(SemanticViews, views.get("semantic"), "views.semantic", mean=own.mean, std=own.std)
+    return from_params(SemanticViews, choice.semantic, "views.semantic", mean=own.mean, std=own.std)

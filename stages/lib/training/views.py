@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan
+from stages.lib.params import Fraction, FractionSpan, NotNegative, Positive, PositiveSpan, block_of
 
 TRIES = 10  # torchvision.transforms.RandomResizedCrop gives up after as many, too
 
@@ -95,6 +95,9 @@ class Views:
         size = torch.where(fits.any(1)[:, None], size[torch.arange(samples, device=size.device), first], whole)
         corner = (uniform(samples, 2, generator=generator) * (whole - size + 1)).floor()           # B x 2
         return torch.cat([corner, size], 1)
+
+
+ViewsBlock = block_of(Views, null=("mean", "std"))      # of params.yaml; null: as the initial weights were trained
 
 
 def jitter(frames: torch.Tensor, factors: torch.Tensor, contrast_first: torch.Tensor) -> torch.Tensor:

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import guard
+from stages.lib import stage
 from stages.lib.clips import store
-from stages.lib.params import run
+from stages.lib.params import UserError
+from stages.lib.stage import run
 
 ROOT = Path(__file__).parents[1]
 SLEEPER = """
 import sys, time
-from stages.lib import guard
-with guard.stoppable(), guard.alone("stage"):
+from stages.lib import stage
+with stage.stoppable(), stage.alone("stage"):
     print("begun", flush=True)
     {body}
 """
@@ -47,9 +48,9 @@ def sleeper(workspace):
 def test_a_second_run_of_a_stage_says_who_runs_it(sleeper):
     process = sleeper()
     sentence = rf"stage runs already: process {process.pid} runs it since [-0-9]+ [0-9:]+; stop it with `kill {process.pid}`"
-    with pytest.raises(guard.Held, match=sentence), guard.alone("stage"):
+    with pytest.raises(UserError, match=sentence), stage.alone("stage"):
         pass
-    with guard.alone("other"):
+    with stage.alone("other"):
         pass
 
 
@@ -58,23 +59,23 @@ def test_the_lock_is_free_however_its_holder_ends(sleeper, number):
     process = sleeper()
     process.send_signal(number)
     process.wait(20)
-    with guard.alone("stage"):
+    with stage.alone("stage"):
         pass
-    with guard.alone("stage"):
+    with stage.alone("stage"):
         pass
 
 
 def test_the_holder_is_unknown_where_its_note_is_gone(sleeper, workspace):
     sleeper()
-    (workspace / guard.LOCKS / "stage.json").write_text("")
-    with pytest.raises(guard.Held, match="another process runs it"), guard.alone("stage"):
+    (workspace / stage.LOCKS / "stage.json").write_text("")
+    with pytest.raises(UserError, match="another process runs it"), stage.alone("stage"):
         pass
 
 
 def test_only_the_first_of_several_ranks_takes_the_lock(sleeper, monkeypatch):
     sleeper()
     monkeypatch.setenv("RANK", "1")
-    with guard.alone("stage"):
+    with stage.alone("stage"):
         pass
 
 
@@ -105,12 +106,12 @@ def test_a_block_that_does_not_stop_is_ended(sleeper):
     process = sleeper(body.strip())
     assert process.stdout.readline() == "trying\n"
     process.terminate()
-    assert process.wait(guard.GRACE_S + 60) == 128 + signal.SIGTERM
+    assert process.wait(stage.GRACE_S + 60) == 128 + signal.SIGTERM
 
 
 def test_signals_are_as_before_after_the_block():
     before = signal.getsignal(signal.SIGTERM)
-    with guard.stoppable():
+    with stage.stoppable():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -145,12 +146,12 @@ def test_torch_and_numpy_without_memory_are_understood():
     for ask in (lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: np.empty(1 << 60, np.uint8)):
         with pytest.raises((RuntimeError, MemoryError)) as error:
             ask()
-        assert "too little memory; lower x" in guard.sentence(error.value, "x")
+        assert "too little memory; lower x" in stage.sentence(error.value, "x")
 
 
 def test_a_full_disk_is_seen_whatever_the_library_says(workspace, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 4096}))
-    assert "the disk is full" in guard.sentence(RuntimeError("PytorchStreamWriter failed writing file"), "")
+    assert "the disk is full" in stage.sentence(RuntimeError("PytorchStreamWriter failed writing file"), "")
 
 
 def test_a_mistake_in_the_code_keeps_its_trace(workspace, monkeypatch):

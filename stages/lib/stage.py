@@ -1,33 +1,88 @@
-"""What can happen to a stage from outside: a second run beside it, a signal to stop, a full disk, no memory left.
+"""How a stage runs: with the parameters that dvc.yaml declares for it, once at a time, and with one sentence where it stops.
 
-The first two are met here. Of an error, `sentence` says in plain words what it means; outputs stay as they were, since stages
-write them beside their places (lib/clips/store.py).
+A second run beside it waits for no one and says who runs. A signal to stop clears away what is half done. A full disk, missing
+permissions or memory are told in plain words. Outputs stay as they were, since stages write them beside their places
+(lib/clips/store.py).
 """
 
 import errno
+import inspect
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import dvc.api
+from dvc.exceptions import DvcException
+from dvc.scm import SCMError
+from dvc.stage.exceptions import StageNotFound
 from filelock import FileLock, Timeout
+
+from stages.lib.params import UserError, checked, require
 
 LOCKS = Path(".dvc/tmp/stages")
 GRACE_S = 8                 # schedulers kill what still runs some ten seconds after they asked it to stop
 FULL_BYTES = 1 << 20        # of free space: less counts as a full disk
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
 UNCHANGED = "`dvc checkout` brings back the last results"
 
 
-class Held(Exception):
-    """Another process runs the stage; the text says which and since when."""
+def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pipeline: str = "dvc.yaml") -> None:
+    """Call `main` with the parameters that dvc.yaml declares for `stage`; what stops it becomes one line and exit status 1.
+
+    Args:
+        main: the stage's function. Its keyword arguments are the keys of the params block named like the stage, and the
+            top-level parameters and blocks that the stage declares beside it (`seed`, `collection`, …).
+        stage: the name in dvc.yaml, without the item of a `foreach`.
+        item: the argument of `main` that is this item and comes from the command line: source, task.
+        lower: the parameter that a user lowers where the memory is too small.
+        pipeline: the file that describes the stage.
+    """
+    try:
+        named = sys.argv[1:] if item else []
+        require(not item or len(named) == 1, f"name one {item}: python -m stages.{stage} <{item}>")
+        arguments = {item: named[0]} if item else {}
+        shared = _declared("@".join([stage, *named]), pipeline)
+        block = shared.pop(stage, {})
+        arguments |= checked(main, shared, "", inspect.signature(main).parameters.keys() - shared.keys())
+        arguments |= checked(main, block, stage, arguments)
+        with stoppable(), alone("_".join([stage, *named])):
+            main(**arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except (Exception, KeyboardInterrupt) as error:
+        if meaning := sentence(error, lower):
+            sys.exit(f"error: {meaning}")
+        raise
+
+
+def show() -> dict:
+    """All parameters of the workspace, for a tool that is no stage."""
+    try:
+        return dvc.api.params_show()
+    except SCMError:
+        raise UserError(NO_GIT) from None
+    except DvcException as error:
+        raise UserError(f"params.yaml cannot be read ({error}); run this in the project's folder") from None
+
+
+def _declared(stage: str, pipeline: str) -> dict:
+    """The parameters that the pipeline's file declares for the stage."""
+    try:
+        return dvc.api.params_show(stages=f"{pipeline}:{stage}")
+    except SCMError:
+        raise UserError(NO_GIT) from None
+    except StageNotFound:
+        raise UserError(f"{pipeline} has no stage {stage}; `dvc stage list` shows all, params.yaml lists their items") from None
 
 
 @contextmanager
@@ -37,7 +92,7 @@ def alone(name: str) -> Iterator[None]:
     Of the processes that torchrun starts as one run only the first takes it.
 
     Raises:
-        Held: another process holds it.
+        UserError: another process holds it.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -54,7 +109,7 @@ def alone(name: str) -> Iterator[None]:
             who = f"process {known['process']} runs it since {known['since']}; stop it with `kill {known['process']}`, or wait"
         except (OSError, ValueError, KeyError):
             who = "another process runs it; wait for its end"
-        raise Held(f"{name} runs already: {who}") from None
+        raise UserError(f"{name} runs already: {who}") from None
 
 
 @contextmanager
