@@ -86,15 +86,17 @@ def sector(fan: Fan) -> tuple[float, ...] | None:
     left, top, width, height = fan.box
     square = crop(np.full((top + height, left + width), 255, np.uint8), fan, GRID) > 127
     half_width, half_height = width / max(width, height) / 2, height / max(width, height) / 2
-    y, x = (np.mgrid[:GRID, :GRID] + 0.5)[:, None, None] / GRID                                 # 1 x 1 x GRID x GRID
+    y, x = (np.mgrid[:GRID, : GRID // 2] + 0.5)[:, None, None] / GRID                           # 1 x 1 x GRID x GRID / 2
     angle, face = (grid[..., None, None] for grid in np.meshgrid(ANGLES, FACES * half_width, indexing="ij"))
     near = face / np.sin(angle)
     apex_y = 0.5 - half_height - near * np.cos(angle)
     far = 0.5 + half_height - apex_y
-    across, along = np.abs(x - 0.5), y - apex_y
-    ring = (np.hypot(across, along) <= far) & (across <= along * np.tan(angle)) & (along >= near * np.cos(angle))
+    across, along = 0.5 - x, y - apex_y
+    ring = (across**2 + along**2 <= far**2) & (across <= along * np.tan(angle)) & (along >= near * np.cos(angle))
     ring &= across <= half_width
-    overlap = (ring & square).sum((2, 3)) / (ring | square).sum((2, 3))                         # ANGLES x FACES
+    lit = square[:, : GRID // 2] + square[:, : GRID // 2 - 1 : -1].astype(np.float32)           # a ring is alike on both sides
+    common, pixels = (ring.reshape(*ring.shape[:2], -1) @ np.stack([lit.ravel(), np.full(lit.size, 2, np.float32)], 1)).T
+    overlap = (common / (pixels + square.sum() - common)).T                                     # ANGLES x FACES
     overlap[0] += 0.01      # pictures with rounded corners are linear
     best = np.unravel_index(overlap.argmax(), overlap.shape)
     found = (0.5, apex_y[best].item(), angle[best[0], 0].item(), near[best].item(), far[best].item())
