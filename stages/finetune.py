@@ -34,7 +34,7 @@ from stages.lib.evaluation.external import outside_frames
 from stages.lib.evaluation.fine_tuning import Recipe, Statistics, Trainable
 from stages.lib.evaluation.frozen_probes import FrozenFeatures, Probes
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
-from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_csv, write_folds
+from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_folds
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import Init
@@ -89,9 +89,9 @@ def main(
                 for each in (seeds if tests else seeds[:1])}
 
     write_folds(task.name, clips)
-    write_csv(f"reports/probes/{task.name}.csv", probed)
-    write_csv(f"reports/floors/{task.name}.csv", floor_rows)
-    write_csv(f"reports/finetune/{task.name}.csv", pd.DataFrame(epoch_rows))
+    store.write_csv(f"reports/probes/{task.name}.csv", probed)
+    store.write_csv(f"reports/floors/{task.name}.csv", floor_rows)
+    store.write_csv(f"reports/finetune/{task.name}.csv", pd.DataFrame(epoch_rows))
     write_predictions(task, table_of(frames, trainings, predicted, task.classes))
     clip_features.write(f"reports/features/{task.name}", *clip_features.of_clips(frozen.held_out(once), frames.table))
     held_out_maps.write(f"reports/grad_cam/{task.name}", explained, frames.grey.shape[-1])
@@ -102,7 +102,7 @@ def main(
 
 def write_predictions(task: Task, predictions: pd.DataFrame) -> None:
     """reports/predictions/<task>.csv, and a line that says how many frames are right."""
-    write_csv(f"reports/predictions/{task.name}.csv", predictions)
+    store.write_csv(f"reports/predictions/{task.name}.csv", predictions)
     columns = [f"p_{name}" for name in task.classes]
     accuracy = (predictions[columns].to_numpy().argmax(1) == predictions["label"].map(task.classes.index)).mean()
     frames = len(predictions.drop_duplicates(["clip", "frame"]))
@@ -118,4 +118,4 @@ def write_network(task: Task, network: torch.nn.Module, recipe: Recipe, seed: in
 
 
 if __name__ == "__main__":
-    run(main, stage="finetune", item="task")
+    run(main, stage="finetune", item="task", lower="finetune.batch_size")
