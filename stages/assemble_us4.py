@@ -16,12 +16,23 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import pandas as pd
 from annotated_types import Gt, Lt, MinLen
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from stages.lib.clips import copies, store
 from stages.lib.clips.audit import audit
 from stages.lib.clips.tasks import Task, groups, read_task
-from stages.lib.params import Names, Seed, UserError, having, require
+from stages.lib.params import Names, Seed, UserError, different, having, require
 from stages.lib.stage import run
+
+
+def _label(text: str) -> str:
+    if "/" not in text.strip("/"):
+        raise PydanticCustomError("label", "a source and its label, like clust/Rb1")
+    return text
+
+
+Labels = Annotated[list[Annotated[str, AfterValidator(_label)]], MinLen(1), AfterValidator(different)]
 
 
 def main(
@@ -29,7 +40,7 @@ def main(
     copy_distance: copies.CopyDistance,
     sources: Annotated[Names, MinLen(1)],
     held_out_fraction: Annotated[float, Gt(0), Lt(1)],
-    classes: dict[str, list[str]],
+    classes: dict[str, Labels],
     extract_frames: having(sources=Names),
     finetune: having(tasks=Names),
     segment: having(tasks=Names),
@@ -51,8 +62,8 @@ def main(
     evaluations = [task for each in named for task in (each, *each.external)]
     wanted = dict.fromkeys([*sources, *(task.source for task in evaluations)])
     absent = [name for name in wanted if name not in extract_frames["sources"]]
-    require(not absent, f"params.yaml: add {', '.join(absent)} to extract_frames.sources; assemble_us4, finetune or segment "
-            "asks for it")
+    require(not absent, f"params.yaml: assemble_us4.sources or a task needs {', '.join(absent)}; correct the name, or add it "
+            "to extract_frames.sources")
     same = copies.limits(copy_distance)
 
     evaluated = evaluation_clips(evaluations)
@@ -64,8 +75,7 @@ def main(
     clips["split"] = split(clips, sources, held_out_fraction, np.random.default_rng(seed))
     with store.replacing("data/us4") as folder:
         write(clips[clips["left_out"] == ""], folder)
-    Path("reports").mkdir(exist_ok=True)
-    audit(clips).to_csv("reports/us4_audit.csv", index=False)
+    store.write_csv("reports/us4_audit.csv", audit(clips))
     counts = clips["split"].value_counts()
     print(f"data/us4: {counts.get('train', 0)} clips to train on, {counts.get('held_out', 0)} held out, "
           f"{(clips['left_out'] != '').sum()} left out (reports/us4_audit.csv says why)")
@@ -156,7 +166,7 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
     """Copy the kept clips' frames one source after the other into `folder`, and the tables that describe them."""
     total = int(clips["frames_kept"].sum())
     size = store.read(Path("data/frames", clips["source"].iloc[0])).frames.shape[1:]
-    frames = np.lib.format.open_memmap(folder / "frames.npy", mode="w+", dtype=np.uint8, shape=(total, *size))
+    frames = store.empty(folder / "frames.npy", (total, *size))
     tables, filled = [], 0
     for source, part in clips.groupby("source", sort=False):
         have = store.read(Path("data/frames", source))
@@ -176,4 +186,4 @@ def write(clips: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, stage="assemble_us4")
+    run(main, stage="assemble_us4", lower="extract_frames.max_frames_per_clip or extract_frames.size_px")

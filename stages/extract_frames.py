@@ -28,7 +28,7 @@ from stages.lib.clips.crop import given, sheet
 from stages.lib.clips.extraction import COLUMNS, Recipe, extract
 from stages.lib.clips.readers import kinds, reading
 from stages.lib.params import Count, Positive, UserError, require
-from stages.lib.stage import run
+from stages.lib.stage import is_machines_fault, run
 
 LOW_HZ, HIGH_HZ = reading.PLAUSIBLE_HZ
 
@@ -52,7 +52,6 @@ def main(
     recipe = Recipe(frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px, geometry)
 
     table = import_module(f"stages.sources.{source}").clips(Path("data", collection, source))
-    table.loc[table["clip"].duplicated() & (table["left_out"] == ""), "left_out"] = "duplicate clip id: the first stays"
     crops = given.read(Path("data", collection, source), table["clip"])
     page = Path("reports", "crops", f"{source}.html")
     with store.replacing(Path("data", "frames", source)) as folder:
@@ -105,11 +104,13 @@ def _bytes(path: Path) -> int:
 
 
 def _columns(result: dict | Exception) -> dict:
-    """What `extract` returned, or the reason why it returned nothing."""
+    """What `extract` returned, or the reason why it returned nothing; a full disk is no reason to leave a clip out."""
     if isinstance(result, dict):
         return result
+    if is_machines_fault(result):
+        raise result
     if isinstance(result, BrokenExecutor):
-        return {"left_out": "the decoder crashed on it: convert it to mp4 anew"}
+        return {"left_out": "the decoder crashed on it, or it is too large for the memory: convert it to mp4 anew"}
     return {"left_out": f"could not be read ({type(result).__name__}: {' '.join(str(result).split())})"}
 
 
@@ -121,7 +122,7 @@ def _join(folder: Path, clips: list[dict], size_px: int) -> tuple[int, int]:
         raise UserError(f"none of the {len(clips)} clips can be used; the first is {example}")
     kept = {index: clip["frames_kept"] for index, clip in enumerate(clips) if clip["frames_kept"]}
     for name in ("frames", "masks") if any(clip.get("masks") for clip in clips) else ("frames",):
-        joined = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (len(rows), size_px, size_px))   # zeros
+        joined = store.empty(folder / f"{name}.npy", (len(rows), size_px, size_px))
         start = 0
         for index, count in kept.items():
             part = folder / f"{index}.{name}.npy"
@@ -139,4 +140,4 @@ def _join(folder: Path, clips: list[dict], size_px: int) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    run(main, stage="extract_frames", item="source")
+    run(main, stage="extract_frames", item="source", lower="SONOPAIR_WORKERS (processes) or extract_frames.size_px")

@@ -34,7 +34,7 @@ from stages.lib.evaluation.external import outside_frames
 from stages.lib.evaluation.fine_tuning import Recipe, Statistics, Trainable
 from stages.lib.evaluation.frozen_probes import FrozenFeatures, Probes
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
-from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_csv, write_folds
+from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_folds
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import Init
@@ -100,7 +100,7 @@ def main(
 def write_tables(task: Task, predictions: pd.DataFrame, **others: pd.DataFrame) -> None:
     """reports/<name>/<task>.csv for each table, and a printed line that says how many frames are right."""
     for name, table in {"predictions": predictions, **others}.items():
-        write_csv(f"reports/{name}/{task.name}.csv", table)
+        store.write_csv(f"reports/{name}/{task.name}.csv", table)
     columns = [f"p_{name}" for name in task.classes]
     accuracy = (predictions[columns].to_numpy().argmax(1) == predictions["label"].map(task.classes.index)).mean()
     frames = len(predictions.drop_duplicates(["clip", "frame"]))
@@ -116,4 +116,4 @@ def write_network(task: Task, network: torch.nn.Module, recipe: Recipe, seed: in
 
 
 if __name__ == "__main__":
-    run(main, stage="finetune", item="task")
+    run(main, stage="finetune", item="task", lower="finetune.batch_size")

@@ -31,7 +31,7 @@ from stages.lib.pretraining import pairs
 from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.divergence import divergence
 from stages.lib.pretraining.measures import better, held_out_loss, kept_features, measures
-from stages.lib.pretraining.method import COMMON, ContrastiveMethod, check_settings
+from stages.lib.pretraining.method import ContrastiveMethod, check_settings, own_settings
 from stages.lib.stage import run
 from stages.lib.training import distributed
 from stages.lib.training.device import device, generator
@@ -48,7 +48,7 @@ def main(
     steps_per_epoch: Count | None, measure_every: Count, methods: dict, views: block_of(ViewChoice),
 ) -> None:
     """Pretrain `arch` on the clips of data/us4; params.yaml explains the arguments."""
-    check_settings(find_method(method, methods), methods[method], views, f"methods.{method}")
+    find_method(method, methods, views)
     torch.manual_seed(seed)
     data, hardware = store.read("data/us4"), device()
     train, held_out = (ClipSet(data, split, hardware) for split in ("train", "held_out"))
@@ -96,29 +96,26 @@ def main(
     resume.remove()
 
 
-def find_method(method: str, methods: dict) -> type[ContrastiveMethod]:
-    """The `Method` of stages/methods/<method>.py.
-
-    Raises:
-        UserError: no such file, or no block of this name.
-    """
+def find_method(method: str, methods: dict, views: dict) -> type[ContrastiveMethod]:
+    """The `Method` of stages/methods/<method>.py; raises UserError unless its block and the block `views` fit it."""
     found = find_spec(f"stages.methods.{method}") if method.isidentifier() else None
     choices = ", ".join(sorted(path.stem for path in METHODS.glob("*.py")))
     require(found is not None, f"params.yaml: pretrain.method is {method!r}; choose from {choices}")
     require(method in methods, f"params.yaml: methods has no block {method!r}; add one with the settings of the method")
-    return import_module(f"stages.methods.{method}").Method
+    kind = import_module(f"stages.methods.{method}").Method
+    check_settings(kind, methods[method], views, f"methods.{method}")
+    return kind
 
 
 def build(
     method: str, methods: dict, views: dict, backbone: Backbone, clip_set: ClipSet, held_out: ClipSet
 ) -> ContrastiveMethod:
-    """The method around the backbone, with the keyword arguments of its block; raises UserError as `check_settings` does."""
-    kind, name = find_method(method, methods), f"methods.{method}"
-    check_settings(kind, methods[method], views, name)
+    """The method around the backbone, with the keyword arguments of its block; errors as in `find_method`."""
+    kind, name = find_method(method, methods, views), f"methods.{method}"
     parts = {"backbone": backbone, "clip_set": clip_set, "held_out": held_out}
     parts["views"] = chosen_views(methods[method]["views"], views, f"{name}.views")
-    own = {key: value for key, value in methods[method].items() if key not in COMMON}
-    return from_params(kind, own, name, **{key: part for key, part in parts.items() if key in signature(kind).parameters})
+    parts = {key: part for key, part in parts.items() if key in signature(kind).parameters}
+    return from_params(kind, own_settings(methods[method]), name, **parts)
 
 
 def check_sizes(key: str, keep: str, clips: int, held_out: int, batch_size: int) -> None:
@@ -186,7 +183,7 @@ def write(
     features, accuracies = kept_features(model, best["weights"], train, held_out)
     clip_features.write("reports/features/pretrain", features,
                         held_out.table[["clip", "source", "patient", "label", "pooled_class"]])
-    pd.DataFrame(records["rows"]).to_csv("reports/pretrain.csv", index=False)
+    store.write_csv("reports/pretrain.csv", pd.DataFrame(records["rows"]))
     pairs.write("reports/pairs", records["pairs"], pictures, data)
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1], "mean": model.views.mean,
               "std": model.views.std, "torch": torch.__version__}
@@ -199,4 +196,4 @@ def write(
 if __name__ == "__main__":
     distributed.launch("stages.pretrain")
     with distributed.group(device()):
-        run(main, stage="pretrain")
+        run(main, stage="pretrain", lower="pretrain.batch_size or extract_frames.size_px")

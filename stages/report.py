@@ -146,4 +146,4 @@ def _write(outputs: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, stage="report")
+    run(main, stage="report", lower="report.worst_clips or report.bootstrap_samples")

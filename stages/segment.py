@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 from annotated_types import Ge, Gt, Len, Lt
 
+from stages.lib.clips import store
 from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation.fine_tuning import Statistics, Trainable
-from stages.lib.evaluation.preparation import TaskFrames, load_frames, prepare, unfinished_run, write_csv, write_folds
+from stages.lib.evaluation.preparation import TaskFrames, load_frames, prepare, unfinished_run, write_folds
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.initial import Init
@@ -66,9 +67,10 @@ def main(
     name, by_fold = f"{task.name}_segmentation", pd.DataFrame(fold_rows)
     images = score(frames.table, lesions, detected, score_threshold)
     write_folds(name, clips)
-    write_csv(f"reports/predictions/{name}.csv", images)
-    write_csv(f"reports/predictions/{name}_folds.csv", by_fold.round(6))
-    Path(f"reports/predictions/{name}.json").write_text(json.dumps(detected) + "\n", encoding="utf-8")
+    store.write_csv(f"reports/predictions/{name}.csv", images)
+    store.write_csv(f"reports/predictions/{name}_folds.csv", by_fold.round(6))
+    with store.replacing(f"reports/predictions/{name}.json", folder=False) as partial:
+        partial.write_text(json.dumps(detected) + "\n", encoding="utf-8")
     print(f"reports/predictions/{name}.csv: {len(images)} held-out images, mean Dice {images['dice'].mean():.3f}, mask AP "
           f"{by_fold['mask_ap'].mean():.3f}; `dvc repro` goes on to reports/report.html")
     resume.remove()
@@ -88,4 +90,4 @@ def lesion_maps(task: Task, frames: TaskFrames) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run(main, stage="segment", item="task")
+    run(main, stage="segment", item="task", lower="segment.batch_size or segment.input_px")

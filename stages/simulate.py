@@ -164,4 +164,4 @@ def catalogues(truth: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, stage="simulate", pipeline="data/dvc.yaml")
+    run(main, stage="simulate", lower="SONOPAIR_WORKERS (processes)", pipeline="data/dvc.yaml")

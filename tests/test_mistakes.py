@@ -18,17 +18,31 @@ from stages.lib.stage import run
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-STAGES = {name: stage for path in ("data/dvc.yaml", "dvc.yaml") for name, stage in yaml.safe_load((ROOT / path).read_text())["stages"].items()}
-STAGES = {name: stage.get("do", stage)["params"] for name, stage in STAGES.items()}
+STAGES = {}
+for path in ("data/dvc.yaml", "dvc.yaml"):
+    for name, stage in yaml.safe_load((ROOT / path).read_text())["stages"].items():
+        STAGES[name] = stage.get("do", stage)["params"]
 ITEMS = {"extract_frames": "source", "finetune": "task", "segment": "task"}
 HUGE = 10**20
 FREE = ("methods", "tasks", "assemble_us4.classes")      # mappings whose keys are names that a user gives
 
-# What is no mistake: key → values that a number or list may take besides those of its kind.
-ZERO = """seed finetune.fold_seed finetune.fold_seeds finetune.seeds segment.fold_seed report.worst_clips finetune.grad_cam.per_fold
-assemble_us4.copy_distance.clips assemble_us4.copy_distance.stills"""
-ZERO_NAMES = """weight_decay warmup_fraction constant_fraction flip_probability brightness contrast mean std label_weight
-probe_probability rotation_degrees shear_degrees local_contrast denoising blur_probability speckle noise"""
+# What is no mistake: (name of the change, pattern of the key).
+FINE = [(change, re.compile(pattern)) for change, pattern in (
+    ("zero", "seed|copy_distance.(clips|stills)|(finetune|segment).fold_seed|report.worst_clips|finetune.grad_cam.per_fold"),
+    ("zero", r".*\.(weight_decay|warmup_fraction|constant_fraction|key_momentum|label_weight|dropout|.*_from)"),
+    ("zero", r"methods\..*\.label_fraction"),
+    ("zero", r".*\.(.*_probability|brightness|contrast|mean|support_fraction|rotation_degrees|shear_degrees|local_contrast)"),
+    ("zero", r"views\.semantic\.(denoising|speckle|noise)"),
+    ("negative", r".*views\.(mean|semantic\.mean)"),
+    ("falling", r"methods\.meta_uscl\.mixing_beta|segment\.anchors"),     # no ranges
+    ("empty", r"assemble_us4.classes|(finetune|segment).tasks|report.baselines|tasks\.\w+\.subsets"),
+    ("missing", r"assemble_us4\.classes\.\w+|tasks\.\w+\.classes\.\w+"),          # one name less
+    ("text", r"tasks\.\w+\.classes\.\w+"), ("number", r"tasks\.\w+\.classes\.\w+"),        # a single value
+    ("missing", r"finetune\.head\.\w+"), ("empty", r"finetune\.head"),
+    ("missing", r"tasks\.\w+\.(source|target|subsets|stratify|external)"),         # there are defaults
+    ("unknown", r"tasks\.\w+\.(source|target|subsets|stratify|classes\.\w+)|report\.baselines"),    # data or git must tell
+    ("unknown key", r"extract_frames|finetune|segment|tasks\.\w+\.classes"),       # dvc.yaml lists the keys; names of classes
+)]
 
 
 def leaves(value, path=()):
@@ -78,10 +92,15 @@ def mistakes(key):
         yield from {"text": "no such thing", "number": 3, "mapping": {"a": 1}, "empty": [], "null": None,
                     "of mappings": [{"a": 1}], "of nothing": [None]}.items()
         if value and all(isinstance(item, int | float) for item in value):
-            yield from {"of texts": ["a"] * len(value), "of NaN": [math.nan] * len(value), "negative": [-1] * len(value),
-                        "huge": [HUGE] * len(value), "falling": sorted(value, reverse=True), "longer": [*value, value[-1]]}.items()
+            for name, item in {"of texts": "a", "of NaN": math.nan, "negative": -1, "huge": HUGE}.items():
+                yield name, [item] * len(value)
+            yield "longer", [*value, value[-1]]
+            if len(set(value)) > 1:
+                yield "falling", sorted(value, reverse=True)
         else:
-            yield from {"unknown": ["no such thing"], "twice": [*value, *value[:1]]}.items()
+            yield "unknown", ["no such thing"]
+            if value:
+                yield "twice", [*value, value[0]]
     else:
         yield from {"text": "no such thing", "number": 3, "list": [1], "null": None, "empty": {}}.items()
         if key not in FREE:
@@ -89,11 +108,8 @@ def mistakes(key):
 
 
 def is_fine(key, name):
-    """Whether the value that `mistakes` names so is none for this key."""
-    value, last = get(PARAMS, key), key.rpartition(".")[2]
-    if name == "zero":
-        return key in ZERO.split() or last in ZERO_NAMES.split()
-    return False
+    """Whether the value that `mistakes` names so is no mistake for this key."""
+    return any(name == change and pattern.fullmatch(key) for change, pattern in FINE)
 
 
 def owner(key):
@@ -111,7 +127,9 @@ def declared(stage, params, item):
     """What dvc.api.params_show(stages=…) returns: the parameters that dvc.yaml declares for the stage."""
     found = {}
     for name in STAGES[stage]:
-        name = name.replace("${item}", item).replace("${pretrain.method}", str(params["pretrain"]["method"]))
+        pretrain = params.get("pretrain")
+        method = pretrain.get("method") if isinstance(pretrain, dict) else None
+        name = name.replace("${item}", item).replace("${pretrain.method}", str(method))
         *path, last = name.split(".")
         here, there = params, found
         for part in path:
@@ -128,15 +146,11 @@ def outcome(workspace, monkeypatch):
 
     def say(stage, params, item):
         main = import_module(f"stages.{stage}").main
-        monkeypatch.setattr("dvc.api.params_show", lambda stages: copy.deepcopy(declared(stage, params, item)))
+        monkeypatch.setattr("dvc.api.params_show", lambda stages: declared(stage, params, item))
         monkeypatch.setattr("sys.argv", [stage, item] if stage in ITEMS else [stage])
-        try:
+        with pytest.raises(SystemExit) as stop:
             run(main, stage, ITEMS.get(stage))
-        except SystemExit as stop:
-            return stop.code
-        except BaseException as error:
-            return f"{type(error).__name__}: {error}"
-        return "ran"
+        return str(stop.value.code)
 
     monkeypatch.setattr("stages.simulate.replacing", no_data)
     return say
@@ -146,22 +160,51 @@ def no_data(*_):
     raise UserError("data/phantom is missing")
 
 
-def item_of(key, stage):
-    parts = key.split(".")
-    if stage == "extract_frames":
-        return "pocus"
-    return parts[1] if parts[0] == "tasks" and len(parts) > 1 else "breast" if stage == "segment" else "pocus"
-
-
 def prepared(key):
-    """Parameters in which the key is read: with the method of its block."""
+    """Parameters in which the key is read: with the method or the task of its block."""
     params = copy.deepcopy(PARAMS)
-    parts = key.split(".")
+    block, name, *rest = [*key.split("."), "", ""]
     params["segment"]["tasks"] = ["breast"]
-    if parts[0] == "methods" and len(parts) > 1:
-        params["pretrain"]["method"] = parts[1]
-    if parts[0] == "views":
+    if block == "methods" and name:
+        params["pretrain"]["method"] = name
+    if block == "tasks" and name:
+        params["finetune"]["tasks"] = [name]
+        source = params["tasks"][name].get("source", name)
+        params["extract_frames"]["sources"] = list(dict.fromkeys([*params["extract_frames"]["sources"], source]))
+    if block == "views":
         params["views"]["pipeline"] = "semantic"
-    if parts[:2] == ["methods", "ivpp"] and len(parts) > 3:
-        params["methods"]["ivpp"]["objective"] = parts[2]
+    if (block, name) == ("methods", "ivpp") and rest[0] in ("simclr", "vicreg", "barlow_twins"):
+        params["methods"]["ivpp"]["objective"] = rest[0]
     return params
+
+
+def cases(key):
+    """(name of the change, stage, parameters, item) of each mistake in a key."""
+    for name, value in mistakes(key):
+        if name == "unknown key":
+            value = get(prepared(key), key) | {"no_such_key": 1}
+        yield name, owner(key), put(prepared(key), key, value), "breast" if key.startswith("segment") else "pocus"
+
+
+def test_there_are_three_hundred_cases_and_more():
+    assert sum(len(list(mistakes(key))) for key in KEYS) > 300
+
+
+def test_all_parameters_are_fine_as_they_are(outcome):
+    for stage in STAGES:
+        assert "is missing" in outcome(stage, prepared("segment"), "breast" if stage == "segment" else "pocus")
+
+
+def slow(key):
+    """Whether it belongs to a method that is not the default one: the same code checks it, for minutes."""
+    return key.startswith("methods.") and not key.startswith(f"methods.{PARAMS['pretrain']['method']}")
+
+
+@pytest.mark.parametrize("key", [pytest.param(key, marks=pytest.mark.slow) if slow(key) else key for key in KEYS])
+def test_every_mistake_in_a_key_is_one_sentence_that_names_it(outcome, key):
+    *block, last = key.split(".")
+    for name, stage, params, item in cases(key):
+        said = outcome(stage, params, item)
+        assert said.startswith("error: ") and "\n" not in said, (name, said)
+        named = "params.yaml: " in said and (key in said or ".".join(block) in said and last in said)
+        assert named != is_fine(key, name), (name, said)

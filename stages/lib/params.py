@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from types import NoneType
 from typing import Annotated, Any, NotRequired, get_args
 
@@ -32,16 +33,19 @@ def block_of(target: Callable, *given: str, null: tuple[str, ...] = ()) -> Any:
 def having(**kinds: Any) -> Any:
     """The type of another stage's block, of which these keys are used: `having(tasks=Names)`. It stays a mapping."""
 
+    adapter = _adapter(kinds)
+
     def check(value: Any, info: ValidationInfo) -> Any:
-        require(isinstance(value, dict), f"params.yaml: {info.field_name} is {value!r}; it must be a mapping")
-        _validated(kinds, {key: value[key] for key in kinds if key in value}, info.field_name)
+        require(isinstance(value, dict), f"params.yaml: {info.field_name} is {value!r:.200}; it must be a mapping")
+        _validated(adapter, kinds, {key: value[key] for key in kinds if key in value}, info.field_name)
         return value
 
     return Annotated[Any, BeforeValidator(check)]
 
 
-def _different(values: list) -> list:
-    if len(set(values)) < len(values):
+def different(values: list) -> list:
+    """For a list of texts or numbers, which need not have been checked yet."""
+    if len(set(map(repr, values))) < len(values):
         raise PydanticCustomError("different", "a list that holds each value once")
     return values
 
@@ -59,8 +63,8 @@ def span(kind: Any) -> Any:
 
 LARGEST = 2**32 - 1     # of all numbers in params.yaml: what is larger is a slip, and would never end
 Seed = Annotated[int, Ge(0)]
-Seeds = Annotated[list[Seed], Len(1), AfterValidator(_different)]
-Names = Annotated[list[Annotated[str, MinLen(1)]], AfterValidator(_different)]
+Seeds = Annotated[list[Seed], Len(1), AfterValidator(different)]
+Names = Annotated[list[Annotated[str, MinLen(1)]], AfterValidator(different)]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
@@ -75,6 +79,7 @@ WORDS = {
     "finite_number": "a finite number", "greater_than": "above {gt:g}", "greater_than_equal": "{ge:g} or more",
     "less_than": "below {lt:g}", "less_than_equal": "{le:g} or less", "literal_error": "{expected}",
     "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
+    "string_too_short": "a text that is not empty",
 }
 
 
@@ -105,25 +110,35 @@ def from_params(target: Callable, block: dict, name: str, **given: Any) -> Any:
 
 def checked(target: Callable, block: dict, name: str, given: Mapping | set = frozenset()) -> dict:
     """The keyword arguments that `target` takes from a params block. Arguments and errors as in `from_params`."""
-    require(isinstance(block, dict), f"params.yaml: {name} is {block!r}; it must be a mapping")
-    fields = {}
+    require(isinstance(block, dict), f"params.yaml: {name} is {block!r:.200}; it must be a mapping")
+    return _validated(*_of_signature(target, frozenset(given)), block, name)
+
+
+@cache
+def _of_signature(target: Callable, given: frozenset[str]) -> tuple[TypeAdapter, dict[str, Any]]:
+    """The check of a block whose keys are the arguments of `target` but for those given, and the kind of each."""
+    kinds = {}
     for key, argument in inspect.signature(target).parameters.items():
         if key not in given:
             kind = Any if argument.annotation is argument.empty else argument.annotation
-            fields[key] = kind if argument.default is argument.empty else NotRequired[kind]
-    return _validated(fields, block, name)
+            kinds[key] = kind if argument.default is argument.empty else NotRequired[kind]
+    return _adapter(kinds), kinds
 
 
-def _validated(fields: dict[str, Any], block: dict, name: str) -> dict:
-    """The block, if its values are of the kinds that `fields` says."""
+def _adapter(kinds: dict[str, Any]) -> TypeAdapter:
+    rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(with_config(rules)(TypedDict("Block", kinds)))
+
+
+def _validated(adapter: TypeAdapter, kinds: dict[str, Any], block: dict, name: str) -> dict:
+    """The block, if its values are of the kinds."""
     for path, number in _numbers(block):
         place = ".".join(filter(None, [name, *path]))
         require(not abs(number) > LARGEST, f"params.yaml: {place} is {number}; it must be {LARGEST:,} or less")
-    rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
-        return TypeAdapter(with_config(rules)(TypedDict("Block", fields))).validate_python(block, context=name)
+        return adapter.validate_python(block, context=name)
     except ValidationError as error:
-        raise UserError("params.yaml: " + _sentence(error.errors(), block, name, fields)) from None
+        raise UserError("params.yaml: " + _sentence(error.errors(), block, name, kinds)) from None
 
 
 def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -135,19 +150,19 @@ def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield path, value
 
 
-def _sentence(errors: list[dict], block: dict, name: str, fields: dict[str, Any]) -> str:
+def _sentence(errors: list[dict], block: dict, name: str, kinds: dict[str, Any]) -> str:
     """The first mistake in plain words: which key, its value, and what it must be."""
     path, value = _place(errors[0]["loc"], block)
     full = ".".join(filter(None, [name, *map(str, path)]))
     if errors[0]["type"] == "missing":
         return f"{full} is missing"
     if errors[0]["type"] == "extra_forbidden":
-        return f"{full} is not a parameter; choose from {', '.join(sorted(fields))}"
+        return f"{full} is not a parameter; choose from {', '.join(sorted(kinds))}"
     same = [error for error in errors if _place(error["loc"], block)[0] == path]
-    kinds = [WORDS.get(error["type"], error["msg"]).format(**error.get("ctx", {})) for error in same]
-    if len(path) == 1 and NoneType in get_args(fields[path[0]]):
-        kinds.append("null")
-    return f"{full} is {value!r}; it must be {' or '.join(dict.fromkeys(kinds))}"
+    words = [WORDS.get(error["type"], error["msg"]).format(**error.get("ctx", {})) for error in same]
+    if len(path) == 1 and NoneType in get_args(kinds[path[0]]):
+        words.append("null")
+    return f"{full} is {value!r:.200}; it must be {' or '.join(dict.fromkeys(words))}"
 
 
 def _place(location: tuple, block: dict) -> tuple[list, Any]:

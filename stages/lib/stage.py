@@ -31,6 +31,7 @@ LOCKS = Path(".dvc/tmp/stages")
 GRACE_S = 8                 # schedulers kill what still runs some ten seconds after they asked it to stop
 FULL_BYTES = 1 << 20        # of free space: less counts as a full disk
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "requested and", "PytorchStreamWriter failed writing")
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
 UNCHANGED = "`dvc checkout` brings back the last results"
@@ -144,12 +145,12 @@ def sentence(error: BaseException, lower: str) -> str:
     """
     if isinstance(error, KeyboardInterrupt):
         return "stopped; the next `dvc repro` goes on from the last epoch or fold that was done, if there is one"
-    if _without_memory(error):
+    if without_memory(error):
         place = "the GPU has" if "CUDA" in str(error) else "this machine has"
         return f"{place} too little memory; lower {lower} and run again; {UNCHANGED}"
     number = getattr(error, "errno", None)
     path = getattr(error, "filename", None) or "the project's folder"
-    if number in FULL or shutil.disk_usage(".").free < FULL_BYTES:
+    if without_space(error):
         return f"the disk is full, nothing more could be written to {path}; free some space and run again; {UNCHANGED}"
     if number in REFUSED:
         return f"{path} may not be read or written ({os.strerror(number)}); change its permissions and run again; {UNCHANGED}"
@@ -158,7 +159,18 @@ def sentence(error: BaseException, lower: str) -> str:
     return f"{path}: {error.strerror or error}; {UNCHANGED}" if isinstance(error, OSError) else ""
 
 
-def _without_memory(error: BaseException) -> bool:
+def is_machines_fault(error: BaseException) -> bool:
+    """Whether an error tells of the machine, which has too little memory or space, and not of the file that was read."""
+    return without_memory(error) or without_space(error)
+
+
+def without_space(error: BaseException) -> bool:
+    """Also NumPy's, torch's and safetensors' errors about a file that could not be written to its end; they have no number."""
+    told = any(words in str(error) for words in FULL_WORDS)
+    return getattr(error, "errno", None) in FULL or told or shutil.disk_usage(".").free < FULL_BYTES
+
+
+def without_memory(error: BaseException) -> bool:
     """Python's and NumPy's MemoryError, torch's of the GPU and, an ordinary RuntimeError, of the CPU, OpenCV's."""
     text = str(error)
     named = type(error).__name__ == "OutOfMemoryError" or getattr(error, "errno", None) == errno.ENOMEM

@@ -1,5 +1,8 @@
 """One phantom clip: patient, transducer, frames, file or folder, and line of truth."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,8 +88,14 @@ def scan(clip: Clip, severity: float, seed: int, rng: np.random.Generator):
 
 
 def write(path: Path, frames: list[np.ndarray], fps: float, images: str) -> None:
-    """Write frames [H, W, 3] as a video, jpg or png; without a suffix, as a folder of `images` (jpg, or grey png)."""
+    """Write frames [H, W, 3] as a video, jpg or png; without a suffix, as a folder of `images` (jpg, or grey png).
+
+    Raises:
+        OSError: there is no space for the frames as they are; OpenCV would cut the file short without a word.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(path.parent).free < sum(frame.nbytes for frame in frames):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     suffix = path.suffix[1:].lower()
     if suffix in ("jpg", "png"):
         cv2.imwrite(str(path), frames[0])

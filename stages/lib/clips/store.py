@@ -47,9 +47,9 @@ def read(folder: str | Path) -> Store:
     folder = Path(folder)
     try:
         frames = np.load(folder / "frames.npy", mmap_mode="r")
-        return Store(frames, table(folder / "frames.csv"), table(folder / "clips.csv"))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro` to make it") from None
+    return Store(frames, table(folder / "frames.csv"), table(folder / "clips.csv"))
 
 
 def write_facts(folder: str | Path, **facts: float | int | str) -> None:
@@ -70,9 +70,16 @@ def facts(folder: str | Path) -> dict[str, float | int | str]:
 
 
 def table(path: str | Path) -> pd.DataFrame:
-    """Read a csv whose text columns (ids, labels, reasons) stay text, an empty field being the empty string."""
+    """Read a csv whose text columns (ids, labels, reasons) stay text, an empty field being the empty string.
+
+    Raises:
+        UserError: the file is missing.
+    """
     empty = dict.fromkeys(NUMBERS, "")
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT.split(), str), keep_default_na=False, na_values=empty)
+    try:
+        return pd.read_csv(path, dtype=dict.fromkeys(TEXT.split(), str), keep_default_na=False, na_values=empty)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
 
 
 def empty(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -89,6 +96,12 @@ def empty(path: Path, shape: tuple[int, ...]) -> np.memmap:
         with open(path, "r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, os.path.getsize(path))
     return array
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table without its index, in place of the one that is there."""
+    with replacing(path, folder=False) as partial:
+        table.to_csv(partial, index=False)
 
 
 @contextmanager

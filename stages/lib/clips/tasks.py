@@ -11,13 +11,17 @@ A block of `tasks` in params.yaml, with the keys that Task takes:
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from annotated_types import MinLen
+from pydantic import AfterValidator
 
 from stages.lib.clips import store
-from stages.lib.params import from_params, require
+from stages.lib.params import Names, different, from_params, require
 
 Value = str | int | float | bool        # of a class, as YAML reads it
+Values = Annotated[list[Value], MinLen(1), AfterValidator(different)]
 
 
 class Task:
@@ -39,8 +43,8 @@ class Task:
     """
 
     def __init__(
-        self, task: str, classes: dict[Value, Value | list[Value]] | list[Value], source: str = "", target: str = "label",
-        subsets: list[str] = (), stratify: str = "", external: list[dict] = (),
+        self, task: str, classes: dict[Value, Value | Values] | list[Value], source: str = "", target: str = "label",
+        subsets: Names = (), stratify: str = "", external: list[dict] = (),
     ):  # fmt: skip
         pairs = classes.items() if isinstance(classes, dict) else [(value, value) for value in classes]
         self.name, self.source, self.target, self.stratify = task, source or task, target, stratify
@@ -93,6 +97,10 @@ class Task:
             twice = value[chosen & (label != "")].unique()
             require(not len(twice), f"params.yaml: tasks.{self.name}.classes: {', '.join(twice)} belongs to two classes")
             label = label.mask(chosen, name)
+        wrong = [name for name in self.subsets if name not in set(clips["subset"])]
+        known = ", ".join(sorted(set(clips["subset"]) - {""})) or "none: take the key out"
+        require(not wrong, f"params.yaml: tasks.{self.name}.subsets names {', '.join(wrong)}; the subsets of {self.source} are "
+                f"{known}")
         outside = ~clips["subset"].isin(self.subsets or clips["subset"])
         stratum = found[self.stratify].str.strip().replace("", "missing") if self.stratify else label
         clips["stratum"] = stratum.where((clips["left_out"] == "") & ~outside, "")
@@ -122,7 +130,8 @@ def read_task(name: str, tasks: dict) -> Task:
     Raises:
         UserError: no such block, or a mistake in it.
     """
-    require(name in tasks, f"params.yaml: finetune.tasks names {name!r}, but tasks has no such block; add tasks.{name}.classes")
+    require(name in tasks, f"params.yaml: finetune.tasks or segment.tasks names {name!r}, but there is no block tasks.{name}; "
+            f"choose from {', '.join(tasks)}, or add one")
     return from_params(Task, tasks[name], f"tasks.{name}", task=name)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from stages.lib.clips import copies, store
 from stages.lib.clips.tasks import Task
 from stages.lib.evaluation.fine_tuning import Recipe, predict
-from stages.lib.evaluation.preparation import TaskClips, TaskFrames, load_frames, write_csv
+from stages.lib.evaluation.preparation import TaskClips, TaskFrames, load_frames
 from stages.lib.networks.backbone import Classifier
 from stages.lib.params import require
 
@@ -82,5 +82,6 @@ def predictions(
 def write(folder: str | Path, tests: dict[str, tuple[pd.DataFrame, TaskFrames]], predicted: pd.DataFrame) -> None:
     """predictions.csv, and clips.csv with CLIPS: who is tested, who is left out and why; without rows if there is no test."""
     clips = [table.assign(test=name)[CLIPS] for name, (table, _) in tests.items()]
-    write_csv(Path(folder, "predictions.csv"), predicted)
-    write_csv(Path(folder, "clips.csv"), pd.concat(clips) if clips else pd.DataFrame(columns=CLIPS))
+    with store.replacing(folder) as partial:
+        predicted.to_csv(partial / "predictions.csv", index=False)
+        (pd.concat(clips) if clips else pd.DataFrame(columns=CLIPS)).to_csv(partial / "clips.csv", index=False)

@@ -100,10 +100,4 @@ def write_folds(name: str, clips: TaskClips) -> None:
     table = clips.table[["clip", "patient", "label", "copy_of", "left_out"]].copy()
     for place, (column, fold) in enumerate(columns.items(), start=3):
         table.insert(place, column, fold)
-    write_csv(f"data/folds/{name}.csv", table)
-
-
-def write_csv(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table without its index; make the folder first."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False)
+    store.write_csv(f"data/folds/{name}.csv", table)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from stages.lib.clips import store
 from stages.lib.params import UserError
 
 PRETRAINED = Path("models/pretrained.safetensors")
@@ -22,8 +23,8 @@ def write(weights: dict[str, torch.Tensor], facts: dict, path: Path = PRETRAINED
     safetensors shuffles several keys; with one key the same run gives the same bytes, and stages that depend on them stay
     cached. For the same reason the facts must not hold a time.
     """
-    path.parent.mkdir(exist_ok=True)
-    save_file({name: value.contiguous() for name, value in weights.items()}, path, {"sonopair": json.dumps(facts)})
+    with store.replacing(path, folder=False) as partial:
+        save_file({name: value.contiguous() for name, value in weights.items()}, partial, {"sonopair": json.dumps(facts)})
 
 
 def facts(path: Path = PRETRAINED) -> dict:

@@ -25,8 +25,6 @@ class Common(NamedTuple):
     keep: Literal["best_held_out_loss", "last_epoch"]
 
 
-COMMON = Common._fields
-
 
 def check_settings(kind: type, settings: dict, views: dict, name: str) -> None:
     """Check a method's block, named `name` in params.yaml, before any data are read.
@@ -39,10 +37,14 @@ def check_settings(kind: type, settings: dict, views: dict, name: str) -> None:
         UserError: a key or a value that does not fit; the message names it.
     """
     require(isinstance(settings, dict), f"params.yaml: {name} is {settings!r}; it must be a mapping")
-    checked(Common, {key: settings[key] for key in settings if key in COMMON}, name)
-    own = {key: value for key, value in settings.items() if key not in COMMON}
-    checked(kind, own, name, {"backbone", "clip_set", "held_out", "views"})
+    checked(Common, {key: settings[key] for key in settings if key in Common._fields}, name)
+    checked(kind, own_settings(settings), name, {"backbone", "clip_set", "held_out", "views"})
     chosen_views(settings["views"], views, f"{name}.views")
+
+
+def own_settings(settings: dict) -> dict:
+    """The keys of a method's block that are the method's own keyword arguments."""
+    return {key: value for key, value in settings.items() if key not in Common._fields}
 
 
 class View(NamedTuple):

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
-from stages.lib.params import require
+from stages.lib.params import UserError, require
 from stages.lib.training import distributed
 from stages.lib.training.device import random_state, set_random_state
 
@@ -35,9 +36,13 @@ class Resume:
 
     def load(self) -> dict | None:
         """The state that an interrupted run of the same key left, or None."""
-        state = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else {"key": None}
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else {"key": None}
+            key = state.pop("key")
+        except (RuntimeError, EOFError, UnpicklingError, KeyError, AttributeError, TypeError):
+            raise UserError(f"{self.path} is damaged, or not the state of a run; remove it to begin anew") from None
         distributed.wait()        # else a slower process would read what a quicker one has saved since
-        return state if state.pop("key") == self.key else None
+        return state if key == self.key else None
 
     def save(self, **state) -> None:
         """Replace the file by `state` (tensors, numbers, strings, lists and dicts of them) in one move.
@@ -51,8 +56,11 @@ class Resume:
     def _write(self, state: dict) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        torch.save(state | {"key": self.key}, partial)
-        os.replace(partial, self.path)
+        try:
+            torch.save(state | {"key": self.key}, partial)
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the file at the end of the run."""
