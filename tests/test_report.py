@@ -453,13 +453,13 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
 
 
 @pytest.mark.parametrize("key, changes", {
-    "finetune.tasks is empty": {"finetune": FINETUNE | {"tasks": []}},
-    "finetune.tasks names lung": {"finetune": FINETUNE | {"tasks": ["lung"]}},
+    "finetune.tasks is []; it must be a list of at least 1": {"finetune": FINETUNE | {"tasks": []}},
+    "segment.tasks names 'lung'": {"finetune": FINETUNE | {"tasks": ["lung"]}},
     "report.tsne.perplexity is 0.5; it must be 1 or more": {"tsne": {"perplexity": 0.5}},
 }.items())
 def test_impossible_parameters_are_named(run, key, changes):
     with pytest.raises(UserError, match=re.escape(key)):
-        report.main(**parameters(**changes))
+        report.main(**checked(report.main, parameters(**changes), "report"))
 
 
 @pytest.mark.parametrize("sentence, changes", {

@@ -1,7 +1,7 @@
 """The floors of tasks over several divisions, without training: `python -m tests.benchmarks.floors <task> … [--divisions 5]`
 
-Run it in a folder whose data/frames holds the sources of the tasks (`dvc repro extract_frames` makes them) and whose params.yaml
-describes the tasks. Prints the balanced accuracy of clips, mean and standard deviation over the divisions.
+Run it in a folder whose data/frames holds the sources of the tasks (`dvc repro extract_frames` makes them) and whose
+params.yaml describes the tasks. Prints the balanced accuracy of clips, mean and standard deviation over the divisions.
 """
 
 import argparse
@@ -25,8 +25,8 @@ def main(tasks: list[str], divisions: int, arch: str) -> None:
         task = read_task(name, params["tasks"])
         clips = prepare("finetune", task, params["copy_distance"], params["finetune"]["folds"], list(range(divisions)))
         frames = load_frames(task, clips.used)
-        print(f"{name}: {clips.used['clip'].nunique()} clips, {clips.used['group'].nunique()} groups, {len(frames.table)} frames, "
-              f"chance {1 / len(task.classes):.3f}", flush=True)
+        print(f"{name}: {clips.used['clip'].nunique()} clips, {clips.used['group'].nunique()} groups, {len(frames.table)} "
+              f"frames, chance {1 / len(task.classes):.3f}", flush=True)
         found = floors.predict(clips, frames, list_trainings(clips, [params["seed"]], 1.0, 0.0), arch, views, params["seed"])
         for floor, part in found.groupby("floor", sort=False):
             values = scores.balanced_accuracies(part, task.classes)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.clips import store
-from stages.lib.params import UserError
+from stages.lib.params import UserError, require
 
 
 def read(path: str | Path, reader: Callable[[Any], Any] = store.table, command: str = "dvc repro") -> Any:
@@ -17,9 +17,8 @@ def read(path: str | Path, reader: Callable[[Any], Any] = store.table, command: 
     Raises:
         UserError: the file is missing, empty or broken.
     """
+    require(Path(path).exists(), f"{path} is missing; run `{command}` to make it")
     try:
         return reader(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `{command}` to make it") from None
     except (ValueError, EOFError) as error:  # of pandas and NumPy, for an empty or broken file
         raise UserError(f"{path} cannot be read ({error}); remove it and run `{command}` to make it again") from None
