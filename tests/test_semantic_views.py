@@ -21,6 +21,7 @@ from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.training.filters import denoised, gaussian_blur
 from stages.lib.training.geometry import EDGE, LINEAR, as_shown, other_fan
 from stages.lib.training.optimizer import optimizer_and_schedule
+from stages.lib.training.contrastive_views import ContrastiveViews
 from stages.lib.training.semantic_views import SemanticViews, chosen_views
 from stages.lib.training.views import Views, resized_crop
 
@@ -435,7 +436,7 @@ def test_the_clip_set_knows_the_fan_of_each_line_of_clips(workspace):
 def test_augment_is_the_views_of_each_clips_frames_with_its_fan(workspace, pipeline, dim):
     train, held_out = with_fans(workspace)
     model = build("simclr", train, held_out, probe_probability=1.0)
-    model.views = model.views if pipeline == "semantic" else Views(**BLOCKS["simclr"]["views"])
+    model.views = model.views if pipeline == "semantic" else ContrastiveViews(**BLOCKS["simclr"]["views"])
     clips = train.clips.take(torch.tensor([4, 0, 1, 2]))
     images = torch.rand(*((4, 3) if dim == 0 else (3, 4)), 1, 32, 32, generator=draw(1))
     ours = model.augment(images, clips, draw(2), dim)

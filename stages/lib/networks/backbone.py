@@ -76,6 +76,8 @@ class Backbone(nn.Module):
         (Dosovitskiy et al. 2021, section 3.2)."""
         if not isinstance(self.network, VisionTransformer):
             return self.network(frames)
+        if frames.shape[-1] % self.network.patch_size:
+            raise ValueError("a vision transformer needs a whole number of patches")
         kept = self.network.encoder.pos_embedding                                               # 1 x (1 + places) x F
         side, wanted = math.isqrt(kept.shape[1] - 1), frames.shape[-1] // self.network.patch_size
         self.network.image_size = frames.shape[-1]
