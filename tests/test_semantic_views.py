@@ -18,10 +18,10 @@ from stages.lib.clips import store
 from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import ClipSet
+from stages.lib.training.contrastive_views import ContrastiveViews
 from stages.lib.training.filters import denoised, gaussian_blur
 from stages.lib.training.geometry import EDGE, LINEAR, as_shown, other_fan
 from stages.lib.training.optimizer import optimizer_and_schedule
-from stages.lib.training.contrastive_views import ContrastiveViews
 from stages.lib.training.semantic_views import SemanticViews, chosen_views
 from stages.lib.training.views import Views, resized_crop
 
