@@ -163,7 +163,7 @@ def test_another_method_trains_and_reports_again_and_the_first_is_kept(default_r
     assert "held_out_loss" in default_run.run("dvc metrics diff")
     said = default_run.run("dvc exp run --set-param pretrain.method=simclr")
     assert "is cached - skipping run" in said and "> python -m stages.pretrain" not in said
-    assert default_run.run("git status --short") == ""
+    assert default_run.run("git status --short -- dvc.lock data reports") == ""     # DVC may fold lines of params.yaml anew
 
 
 def test_a_download_without_git_gets_one_sentence(tmp_path):
