@@ -83,7 +83,7 @@ def test_a_wrong_block_is_one_sentence(source, block, sentence):
 
 
 def test_a_task_without_a_block_is_one_sentence():
-    with pytest.raises(UserError, match="finetune.tasks names 'x', but tasks has no such block; add tasks.x.classes"):
+    with pytest.raises(UserError, match="there is no block tasks"):
         read_task("x", {})
 
 
