@@ -218,7 +218,7 @@ def lines(block: Block, known_lines: dict) -> list:
     return [value for start, value in known_lines.items() if any(line.startswith(start) for line in block.text.splitlines())]
 
 
-@pytest.mark.slow
+@pytest.mark.recipes
 @pytest.mark.parametrize("block", RECIPES, ids=name)
 def test_a_recipe_does_what_it_says_and_leaves_the_folder_as_it_was(clone, block):
     checks = lines(block, CLAIMS)
