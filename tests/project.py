@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"python": "", "python3": "", "dvc": "-m dvc"}
+MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")     # with these, a make in the project says that it is called by `make test`
 # What git tracks of the results of the default run.
 MADE = ("dvc.lock", "data/dvc.lock", "reports/metrics.json", "reports/pretrain.csv", "reports/plots")
 
@@ -25,7 +26,8 @@ class Project:
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
             (programs / name).chmod(0o755)
         (programs / ".installed").touch()                       # nothing to install, for make
-        self.environment = os.environ | {
+        outside = {name: value for name, value in os.environ.items() if name not in MAKE}
+        self.environment = outside | {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "SONOPAIR_DEVICE": "cpu", "COLUMNS": "80",
             "DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site"), "DVC_GLOBAL_CONFIG_DIR": str(folder / ".dvc/tmp/config")}
 

@@ -334,7 +334,7 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         ({"batch_size": 1}, "finetune.batch_size is 1"),
         ({"views": VIEWS | {"colour": 1}}, "finetune.views.colour is not a parameter"),
         ({"tasks": {"toy": {"classes": ["ill", "dead"], "subsets": []}}}, "class dead"),
-        ({"tasks": {}}, "tasks has no such block"),
+        ({"tasks": {}}, "there is no block tasks.toy; add it"),
         ({"tasks": {"toy": {"subsets": []}}}, "tasks.toy.classes is missing"),
         ({"optimizer": {"name": "adam"}}, "is missing"),
     ],

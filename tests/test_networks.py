@@ -92,7 +92,7 @@ def test_a_vision_transformer_takes_frames_of_any_whole_number_of_patches():
     small.load_state_dict({name: value for name, value in state.items() if not name.startswith("heads")})
     frames = torch.rand(1, 1, 64, 64).double()
     assert torch.allclose(backbone(frames), small(frames.repeat(1, 3, 1, 1)), atol=1e-9)
-    backbone(frames).sum().backward()
+    backbone(frames)[:, 0].sum().backward()         # the last layer norm makes the sum of all features constant
     assert backbone.network.encoder.pos_embedding.grad.abs().sum() > 0
 
 

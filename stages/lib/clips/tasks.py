@@ -131,7 +131,7 @@ def read_task(name: str, tasks: dict) -> Task:
         UserError: no such block, or a mistake in it.
     """
     require(name in tasks, f"params.yaml: finetune.tasks or segment.tasks names {name!r}, but there is no block tasks.{name}; "
-            f"choose from {', '.join(tasks)}, or add one")
+            + (f"choose from {', '.join(tasks)}, or add it" if tasks else "add it"))
     return from_params(Task, tasks[name], f"tasks.{name}", task=name)
 
 
