@@ -25,7 +25,7 @@ from dvc.scm import SCMError
 from dvc.stage.exceptions import StageNotFound
 from filelock import FileLock, Timeout
 
-from stages.lib.params import UserError, checked, require
+from stages.lib.params import UserError, checked, refuse_aliases, require
 
 LOCKS = Path(".dvc/tmp/stages")
 GRACE_S = 8                 # schedulers kill what still runs some ten seconds after they asked it to stop
@@ -68,6 +68,7 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
 
 def show() -> dict:
     """All parameters of the workspace, for a tool that is no stage."""
+    refuse_aliases()
     try:
         return dvc.api.params_show()
     except SCMError:
@@ -78,6 +79,7 @@ def show() -> dict:
 
 def _declared(stage: str, pipeline: str) -> dict:
     """The parameters that the pipeline's file declares for the stage."""
+    refuse_aliases()
     try:
         return dvc.api.params_show(stages=f"{pipeline}:{stage}")
     except SCMError:
