@@ -31,7 +31,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, stage: str, dvc: bool = False):
-        self.folder, self.stage, self.log = folder, stage, folder / ".dvc/tmp/fault.log"
+        self.folder, self.stage, self.log = folder, stage, os.memfd_create("log")      # no full disk stops it
         self.words = [stage, *filter(None, [ITEMS.get(stage)])]
         self.holder = folder / f".dvc/tmp/stages/{'_'.join(self.words)}.json"
         self.process = FORK.Process(target=self._dvc if dvc else self._direct)
@@ -42,9 +42,8 @@ class Run:
         """In the child: a process group of its own, the project's folder, and all that it says in a file."""
         os.setsid()
         os.chdir(self.folder)
-        stream = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for number in (sys.stdout.fileno(), sys.stderr.fileno()):
-            os.dup2(stream, number)
+            os.dup2(self.log, number)
         signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell's background job ignores it
 
     def _direct(self) -> None:
@@ -99,7 +98,7 @@ class Run:
         return False
 
     def said(self) -> str:
-        return self.log.read_text(errors="replace")
+        return os.pread(self.log, 1 << 20, 0).decode(errors="replace")
 
     def inputs(self) -> list[Path]:
         """The data files that dvc.yaml names as dependencies of the stage."""
