@@ -27,8 +27,7 @@ writes  reports/scores.json              {task: {score: number}}, also <task>_se
 """
 
 import json
-import os
-import tempfile
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +35,7 @@ from typing import Annotated
 import pandas as pd
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from stages.lib.clips import store
 from stages.lib.clips.tasks import read_task
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.normalisation import filled_in
@@ -135,14 +135,10 @@ def tell(results: list[dict], confidence: float) -> None:
 
 
 def _write(outputs: dict[str, str]) -> None:
-    """Write all files to a temporary folder, then move them into place: a failure leaves the last report whole."""
-    with tempfile.TemporaryDirectory(dir="reports") as partial:
+    """Write all files beside their places, then move them there: a failure leaves the last report whole."""
+    with ExitStack() as written:
         for path, text in outputs.items():
-            (Path(partial) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(partial) / path).write_text(text, encoding="utf-8")
-        Path("reports/plots").mkdir(exist_ok=True)
-        for path in outputs:
-            os.replace(Path(partial) / path, path)
+            written.enter_context(store.replacing(path, folder=False)).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

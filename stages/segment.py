@@ -5,7 +5,7 @@ reads   data/frames/<source>/                            frame store of the task
 writes  data/folds/<task>_segmentation.csv               clip, patient, label, fold (empty if left out), copy_of, left_out
                                                          (the reason)
         reports/predictions/<task>_segmentation.csv      a row per image: clip, patient, fold, label, lesions, found,
-                                                         predicted, dice, precision, sensitivity (segmentation/masks.py)
+                                                         detections, dice, precision, sensitivity (segmentation/masks.py)
         reports/predictions/<task>_segmentation.json     every detection, as COCO results; image_id: row of frames.npy
         reports/predictions/<task>_segmentation_folds.csv    fold, loss (of the last epoch), mask_ap, mask_ap50, box_ap, …
 """

@@ -2,7 +2,9 @@
 
 import codecs
 import re
+import unicodedata
 
+import pandas as pd
 import pytest
 
 from stages.lib.clips import lists, store
@@ -20,6 +22,7 @@ DIALECTS = {
     "a comma ends each line": PLAIN.replace("\n", ",\n"),
     "a comma ends each line but the first": PLAIN.replace("\n", ",\n").replace("label,", "label"),
     "Windows": PLAIN.replace("\n", "\r\n"),
+    "mixed line ends": PLAIN.replace("label\n", "label\r").replace("covid\n", "covid\r\n"),
     "old Macintosh": PLAIN.replace("\n", "\r"),
     "capitals": PLAIN.replace("path,patient,label", "PATH,Patient,LABEL"),
     "blanks in the first line": PLAIN.replace("path,patient,label", " path, patient , label"),
@@ -33,7 +36,7 @@ DIALECTS = {
     "paths from here": PLAIN.replace("a.mp4", "./a.mp4"),
     "no line break at the end": PLAIN.rstrip(),
 }
-ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"]
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark", "utf-16-le", "utf-16-be"]
 
 
 def encoded(text, encoding):
@@ -99,6 +102,8 @@ SENTENCES = {
     "path,patient,label,fps\na.mp4,p,x,0.001\n": "line 2: fps is '0.001'",
     "path,patient,label,clip\na.mp4,p,x,same\nb.mp4,q,y,same\n": "have the same clip id",
     "path,patient,label\na.mp4,p\0,x\n": "it holds zero bytes",
+    "path,patient,label,frames_kept,Group\na.mp4,p,x,3,1\n": "the pipeline fills in itself; rename frames_kept",
+    "path,patient,label,rows\ngone.mp4,p,x,3\n": "rename rows",
 }
 
 
@@ -134,6 +139,9 @@ SPELLINGS = [
     (["007", "7", "8"], "007; 7"),
     (["3", "3.0", "4"], "3; 3.0"),
     (["case 01", "Case 1", "case 10"], "Case 1; case 01"),
+    (["case 1", "case1", "case 2"], "case 1; case1"),
+    (["p\u200b1", "p1", "p2"], "p1; p\u200b1"),
+    (["１", "1", "2"], "1; １"),
 ]
 
 
@@ -145,7 +153,8 @@ def test_names_that_are_likely_one_are_told_of_once(folder, capsys, names, alike
     table = listed(folder, f"path,{column},{other}\n" + lines.replace("\n", ",x\n"))
     assert table[column].tolist() == names
     said = capsys.readouterr().out
-    assert said.count(f"these {column}s differ only in capitals, leading zeros or '.0', and count as different: {alike};") == 1
+    sentence = "differ only in capitals, blanks, leading zeros, '.0' or how a letter is encoded, and count as different"
+    assert said.count(f"these {column}s {sentence}: {alike};") == 1
     assert said.count("\n") == 1
 
 
@@ -167,9 +176,10 @@ def test_no_patient_at_all_is_said(folder, capsys, word):
     assert "clips.csv names no patient: each clip counts as a patient of its own" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("again", ["a.mp4", "./a.mp4", ".\\a.mp4", "link.mp4"])
+@pytest.mark.parametrize("again", ["a.mp4", "./a.mp4", ".\\a.mp4", "link.mp4", "{folder}/a.mp4", "../{name}/a.mp4"])
 def test_a_file_that_is_listed_twice(folder, again):
     (folder / "link.mp4").symlink_to("a.mp4")
+    again = again.format(folder=folder.resolve(), name=folder.name)
     head = "path,patient,label,clip\nb.mp4,p,x,1\na.mp4,p,x,2\n"
 
     def reasons(line):
@@ -202,3 +212,48 @@ def test_a_column_can_be_wanted_under_any_spelling(folder):
     (folder / "x.csv").write_text("Filename;patient id / NAME\nCov;7\n")
     read = lists.read(folder / "x.csv", ["Filename", "Patient ID / Name"])
     assert read.to_dict("list") == {"Filename": ["Cov"], "Patient ID / Name": ["7"]}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_encoded_otherwise_in_the_list_than_on_disk(folder, form):
+    """macOS takes letters and accents apart."""
+    (folder / unicodedata.normalize(form, "é.mp4")).touch()
+    for written in ("NFC", "NFD"):
+        text = unicodedata.normalize(written, "path,patient,label\né.mp4,Zoé,x\na.mp4,Zo\u00e9,x\n")
+        table = listed(folder, text)
+        assert not table["left_out"].any() and table["patient"].tolist() == ["Zo\u00e9"] * 2
+
+
+def test_masks_may_be_written_as_paths_from_windows(folder):
+    (folder / "m").mkdir()
+    (folder / "m/1.png").touch()
+    assert listed(folder, "path,patient,label,masks\na.mp4,p,x,.\\m\\1.png\n")["masks"].tolist() == [f"{folder}/m/1.png"]
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "@SUM(1+1)*cmd|' /C calc'!A0", "+cmd|' /C calc'!A0", '-HYPERLINK("http://x","y")']
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("column", ["clip", "patient", "label", "severity"])
+def test_no_name_is_a_formula_for_a_spreadsheet(folder, formula, column):
+    line = {"path": "a.mp4", "clip": "1", "patient": "p", "label": "x", "severity": "-1.5"} | {column: formula}
+    found = listed(folder, pd.DataFrame([line]).to_csv(index=False)).to_dict("records")[0]
+    assert {name: found[name] for name in line} == line | {"path": f"{folder}/a.mp4", column: "'" + formula}
+
+
+@pytest.mark.parametrize("name", ["-1.5", "+", "-", "-ve", "=", "a=b(c)", "@home"])
+def test_other_names_stay(folder, name):
+    assert listed(folder, f"path,patient,label\na.mp4,p,{name}\n")["label"].tolist() == [name]
+
+
+def test_a_folder_or_a_file_that_may_not_be_read_is_no_list(folder, monkeypatch):
+    (folder / "clips.csv").mkdir()
+    with pytest.raises(UserError, match="clips.csv must be a csv file that may be read .Is a directory."):
+        custom.clips(folder)
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refused)
+    with pytest.raises(UserError, match="clips.csv must be a csv file that may be read .Permission denied."):
+        custom.clips(folder)

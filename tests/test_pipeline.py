@@ -8,7 +8,7 @@ from importlib import import_module
 import pandas as pd
 import pytest
 import yaml
-from project import ROOT, downloaded
+from project import ROOT, downloaded, files
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PIPELINES = ("data/dvc.yaml", "dvc.yaml")
@@ -164,6 +164,26 @@ def test_another_method_trains_and_reports_again_and_the_first_is_kept(default_r
     said = default_run.run("dvc exp run --set-param pretrain.method=simclr")
     assert "is cached - skipping run" in said and "> python -m stages.pretrain" not in said
     assert default_run.run("git status --short -- dvc.lock data reports") == ""     # DVC may fold lines of params.yaml anew
+
+
+def test_git_tracks_no_import():
+    """One that nobody has fetched makes `dvc exp apply` fail and `dvc exp save` download; data/raw/README.md has commands."""
+    assert not [name for name in files() if name.endswith(".dvc")]
+
+
+@pytest.mark.slow
+def test_experiments_are_saved_and_applied_without_a_network(default_run):
+    nothing = "http://127.0.0.1:9"
+    offline = f"export GIT_ALLOW_PROTOCOL=file http_proxy={nothing} https_proxy={nothing} all_proxy={nothing}; "
+    before = default_run.read("params.yaml")
+    default_run.change(report__worst_clips=3)
+    changed = default_run.read("params.yaml")
+    default_run.run(offline + "dvc exp save --name saved && git checkout --quiet params.yaml dvc.lock")
+    assert default_run.read("params.yaml") == before
+    default_run.run(offline + "dvc exp apply saved")
+    assert default_run.read("params.yaml") == changed
+    default_run.run("git checkout --quiet params.yaml dvc.lock && dvc exp remove saved")
+    assert default_run.run("git status --short") == ""
 
 
 def test_a_download_without_git_gets_one_sentence(tmp_path):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 import yaml
-from project import ROOT, files
+from project import ROOT, files, started
 
 DOCUMENTS = [name for name in files() if re.fullmatch(r"README\.md|docs/.*\.md|data/raw/README\.md", name)]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -184,13 +184,13 @@ CLAIMS = {
     "python -m stages.tools.predict": predicted,
     "python -m stages.tools.export": exported,
     "python -m tests.benchmarks.throughput --help": says("--sizes"),
-    "dvc metrics diff main my-experiment": differing,
+    "dvc metrics diff workspace uscl": differing,
     "dvc params diff": says("pretrain.method .*uscl"),
     "dvc metrics diff workspace random": differing,
     "dvc metrics diff workspace three_seeds": seeds_spread,
     "dvc get -f . reports/report.html --rev against_random": page_of("against_random", r"pocus</th><td[^>]*>random</td>"),
     "dvc get -f . reports/report.html --rev lesions": page_of("lesions", r'id="segmentation"'),
-    "dvc exp show --no-pager --drop '.*' --keep '(Experiment|State|seed": table_of("my-experiment"),
+    "dvc exp show --no-pager --drop '.*' --keep '(Experiment|State|seed": table_of("uscl"),
     "dvc exp show --no-pager --drop '.*' --keep '(Experiment|seed": table_of("random"),
     "dvc exp show --no-pager --drop '.*' --keep '(Experiment|finetune.label_fraction": table_of(r"(?s)0\.25.*0\.5|0\.5.*0\.25"),
     "dvc plots diff": plotted,
@@ -199,19 +199,17 @@ CLAIMS = {
     "dvc exp run --temp -n semantic": finished,
     "git checkout params.yaml dvc.lock": put_back,
 }
-BEFORE = {      # what a recipe takes for granted
-    "dvc metrics diff main my-experiment": "dvc exp rename uscl my-experiment",
-    "git checkout params.yaml dvc.lock": "dvc exp apply random",
-}
+BEFORE = {"git checkout params.yaml dvc.lock": "dvc exp apply random"}      # what a recipe takes for granted
 
 
 @pytest.fixture(scope="module")
-def clone(fresh_clone):
-    """One task is enough for the recipes, and keeps the test short."""
-    fresh_clone.change(finetune__tasks=["pocus"])
-    fresh_clone.run("dvc repro")
-    fresh_clone.commit("One task")
-    return fresh_clone
+def clone(tmp_path_factory):
+    """A finished run. One task is enough for the recipes, and keeps the test short."""
+    project = started(tmp_path_factory.mktemp("recipes"))
+    project.change(finetune__tasks=["pocus"])
+    project.run("dvc repro")
+    project.commit("Results of one task")
+    return project
 
 
 def lines(block: Block, known_lines: dict) -> list:

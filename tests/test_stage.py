@@ -126,6 +126,9 @@ ERRORS = [
     (MemoryError(), "this machine has too little memory; lower pretrain.batch_size"),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "this machine has too little memory"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "the GPU has too little memory; lower pretrain"),
+    (RuntimeError("open file failed with strerror: Permission denied"), "the project's folder may not be read or written"),
+    (RuntimeError("could not create a primitive"), "this machine has too little memory"),
+    (RuntimeError("can't start new thread"), "this machine has too little memory"),
     (KeyboardInterrupt(), "stopped; the next `dvc repro` goes on"),
 ]
 
@@ -140,6 +143,21 @@ def test_an_error_of_the_system_is_one_sentence(workspace, monkeypatch, error, s
     with pytest.raises(SystemExit, match=f"^error: {sentence}") as stop:
         run(main, "stage", lower="pretrain.batch_size")
     assert "\n" not in stop.value.code
+
+
+@pytest.mark.parametrize("first", [MemoryError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_error_while_another_is_handled_keeps_the_first_meaning(workspace, monkeypatch, first):
+    monkeypatch.setattr("dvc.api.params_show", lambda stages: {"stage": {}})
+
+    def main():
+        try:
+            raise first
+        finally:
+            raise RuntimeError("cannot join thread before it is started")
+
+    with pytest.raises(SystemExit) as stop:
+        run(main, "stage", lower="x")
+    assert stop.value.code == f"error: {stage.sentence(first, 'x')}"
 
 
 def test_torch_and_numpy_without_memory_are_understood():

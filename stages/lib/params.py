@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NotRequired, get_args
 
+import yaml
 from annotated_types import Ge, Gt, Le, Len, MinLen
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, with_config
 from pydantic_core import PydanticCustomError
@@ -91,6 +93,16 @@ def require(condition: bool, sentence: str) -> None:
     """Raise UserError(sentence) unless the condition holds."""
     if not condition:
         raise UserError(sentence)
+
+
+def refuse_aliases(path: Path = Path("params.yaml")) -> None:
+    """Raise UserError if the file has YAML aliases: ten lines of them can stand for more values than any memory holds."""
+    try:
+        for event in yaml.parse(path.read_bytes(), Loader=yaml.CSafeLoader):
+            require(not isinstance(event, yaml.AliasEvent), f"{path}, line {event.start_mark.line + 1} has a YAML alias; write "
+                    "the value itself there")
+    except (OSError, yaml.YAMLError):
+        return                                                          # DVC says what is wrong
 
 
 def from_params(target: Callable, block: dict, name: str, **given: Any) -> Any:

@@ -25,14 +25,17 @@ from dvc.scm import SCMError
 from dvc.stage.exceptions import StageNotFound
 from filelock import FileLock, Timeout
 
-from stages.lib.params import UserError, checked, require
+from stages.lib.params import UserError, checked, refuse_aliases, require
 
 LOCKS = Path(".dvc/tmp/stages")
 GRACE_S = 8                 # schedulers kill what still runs some ten seconds after they asked it to stop
 FULL_BYTES = 1 << 20        # of free space: less counts as a full disk
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_WORDS = ("No space left on device", "Disk quota exceeded", "requested and", "PytorchStreamWriter failed writing")
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "Insufficient memory", "Cannot allocate memory", "bad_alloc",
+                "could not create a primitive", "can't start new thread")       # of torch, OpenCV, C++, oneDNN, Python
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+REFUSED_WORDS = {os.strerror(number): number for number in REFUSED}     # in torch's and safetensors' errors, without a number
 NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
 UNCHANGED = "`dvc checkout` brings back the last results"
 
@@ -61,13 +64,14 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
     except UserError as error:
         sys.exit(f"error: {error}")
     except (Exception, KeyboardInterrupt) as error:
-        if meaning := sentence(error, lower):
+        if meaning := sentence(first_cause(error), lower):
             sys.exit(f"error: {meaning}")
         raise
 
 
 def show() -> dict:
     """All parameters of the workspace, for a tool that is no stage."""
+    refuse_aliases()
     try:
         return dvc.api.params_show()
     except SCMError:
@@ -78,6 +82,7 @@ def show() -> dict:
 
 def _declared(stage: str, pipeline: str) -> dict:
     """The parameters that the pipeline's file declares for the stage."""
+    refuse_aliases()
     try:
         return dvc.api.params_show(stages=f"{pipeline}:{stage}")
     except SCMError:
@@ -137,6 +142,14 @@ def _end(number: int, place: FrameType | None) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """A signal, or the machine's fault, in whose handling the error arose; else the error itself."""
+    chain = [error]
+    while chain[-1].__context__ is not None:
+        chain.append(chain[-1].__context__)
+    return next((each for each in chain if isinstance(each, KeyboardInterrupt) or is_machines_fault(each)), error)
+
+
 def sentence(error: BaseException, lower: str) -> str:
     """What an error means that is no mistake in the code; '' for any other.
 
@@ -148,7 +161,8 @@ def sentence(error: BaseException, lower: str) -> str:
     if without_memory(error):
         place = "the GPU has" if "CUDA" in str(error) else "this machine has"
         return f"{place} too little memory; lower {lower} and run again; {UNCHANGED}"
-    number = getattr(error, "errno", None)
+    told = [REFUSED_WORDS[words] for words in REFUSED_WORDS if words in str(error)]
+    number = getattr(error, "errno", None) or next(iter(told), None)
     path = getattr(error, "filename", None) or "the project's folder"
     if without_space(error):
         return f"the disk is full, nothing more could be written to {path}; free some space and run again; {UNCHANGED}"
@@ -171,8 +185,7 @@ def without_space(error: BaseException) -> bool:
 
 
 def without_memory(error: BaseException) -> bool:
-    """Python's and NumPy's MemoryError, torch's of the GPU and, an ordinary RuntimeError, of the CPU, OpenCV's."""
-    text = str(error)
-    named = type(error).__name__ == "OutOfMemoryError" or getattr(error, "errno", None) == errno.ENOMEM
-    told = "DefaultCPUAllocator: can't allocate memory" in text or "Insufficient memory" in text or "out of memory" in text
-    return isinstance(error, MemoryError) or named or told
+    """Python's and NumPy's MemoryError, the system's, and what libraries say in ordinary errors."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    told = isinstance(error, Exception) and any(words in str(error) for words in MEMORY_WORDS)
+    return named or told or getattr(error, "errno", None) == errno.ENOMEM

@@ -10,11 +10,12 @@ unlabelled.
 """
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
 
-from stages.lib.clips import catalogue, lists
+from stages.lib.clips import catalogue, extraction, lists
 from stages.lib.clips.readers.dicom import patient as dicom_patient
 from stages.lib.params import require
 
@@ -23,6 +24,7 @@ LICENCE = "not stated; ask whoever made them"
 CITATION = "not stated; ask whoever made them"
 LINK = ""
 LAYOUT = "clips.csv (columns path, patient, label) and the clips that it names"
+OWN = {*extraction.COLUMNS, "rows", "picture", "group", "stratum"}       # columns that the pipeline itself adds
 OPTIONAL = ("clip", "subset", "fps", "masks", "fold", "split", "left_out")
 
 
@@ -36,6 +38,8 @@ def clips(folder: Path) -> pd.DataFrame:
     if not path.exists():
         return catalogue.table([], folder, LAYOUT)
     entries = lists.read(path, ["path", "patient", "label"], OPTIONAL)
+    taken = ", ".join(sorted(OWN.intersection(entries)))
+    require(not taken, f"{path} has a column that the pipeline fills in itself; rename {taken}")
     rows = [_row(folder, line, f"{path}, line {number}") for number, line in entries.to_dict("index").items()]
     table = catalogue.table(rows, folder, LAYOUT)
     if (table["patient"] == "").all():
@@ -48,19 +52,22 @@ def _row(folder: Path, line: dict[str, str], place: str) -> dict:
     """The line of the table for a line of clips.csv, which is at `place`."""
     file = _file(folder, line.pop("path"), place)
     fps = lists.frame_rate(line.pop("fps", ""), place)
-    line = {name: " ".join(value.split()) for name, value in line.items()}           # no line break in an id or a label
+    line = {name: " ".join(unicodedata.normalize("NFC", value).split()) for name, value in line.items()}     # no line break
     own = {name: line.pop(name, "") for name in ("clip", "patient", "label", "subset", "left_out")}
     own["clip"] = own["clip"] or file.as_posix()
     if not own["patient"] and dicom_patient.is_dicom(folder / file):
         own["patient"], _ = dicom_patient.identity(folder / file, dicom_patient.salt(folder))
     if "masks" in line:
-        line["masks"] = ";".join(str(folder / name) for name in line["masks"].split(";") if name)
+        line["masks"] = ";".join(str(folder / _file(folder, name, place)) for name in line["masks"].split(";") if name)
     return catalogue.row(folder, folder / file, fps=fps, **own) | line
 
 
 def _file(folder: Path, name: str, place: str) -> Path:
-    """The path below `folder`: as it stands, as a file name may begin with a blank, else without blanks, else from Windows."""
+    """The path below `folder`: as it stands, as a file name may begin with a blank, else without blanks, else from Windows,
+    else with accents encoded otherwise, as on a Macintosh.
+    """
     require(bool(name.strip()), f"{place} has no path")
     choices = [name, name.strip(), name.strip().replace("\\", "/")]
+    choices += [unicodedata.normalize(form, choices[-1]) for form in ("NFC", "NFD")]
     found = next((choice for choice in choices if os.path.exists(folder / choice)), name.strip())
     return Path(found)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from stages.lib.params import UserError, require
 
 COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "left_out"]
 IMAGES = set(".apng .bmp .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split())
+FORMULA = re.compile(r"[=@+-][^(|!]*[(|!]")              # what a spreadsheet would compute or start
 UNKNOWN = {"nan", "none", "null", "n/a", "unknown"}      # patients: what programs write for an empty field
 NOTES = set(".csv .db .dvc .html .ini .json .md .pdf .txt .xlsx .xml .yaml".split())
 
@@ -114,6 +116,7 @@ def row(
 def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
     """The rows as a table sorted by clip id. A file that is listed twice is a clip once, or, where the lines differ, no clip.
 
+    A name that a spreadsheet would take for a formula gets a ' in front, since the names go into tables that people open there.
     Prints a sentence about patients, and one about labels, that are likely the same under two spellings, and one about patients
     that are likely an empty field.
 
@@ -128,6 +131,8 @@ def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
     require(folder.is_dir(), f"{folder} is missing: put the data set there, or link it: {layout}")
     require(bool(rows), f"{folder} holds no clip; it should hold {layout}")
     clips = pd.DataFrame(rows).sort_values("clip", kind="stable", ignore_index=True)
+    names = clips.columns.difference(["path", "masks", "fps"])
+    clips[names] = clips[names].map(lambda name: f"'{name}" if FORMULA.match(str(name)) else name)
     clips["left_out"] = clips["left_out"].mask(clips["left_out"] == "", _listed_again(clips))
     unknown = clips["patient"].str.casefold().isin(UNKNOWN)
     if unknown.any():
@@ -141,16 +146,24 @@ def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
         alike = ["; ".join(names) for names in spellings(clips[column])]
         if alike:
             more = f" and {len(alike) - 5} more" if len(alike) > 5 else ""
-            print(f"{folder}: these {column}s differ only in capitals, leading zeros or '.0', and count as different: "
-                  f"{' | '.join(alike[:5])}{more}; write them alike if they are the same")
+            print(f"{folder}: these {column}s differ only in capitals, blanks, leading zeros, '.0' or how a letter is encoded, "
+                  f"and count as different: {' | '.join(alike[:5])}{more}; write them alike if they are the same")
     return clips
 
 
 def spellings(names: pd.Series) -> list[list[str]]:
-    """Names that differ only in capitals, leading zeros of their numbers or a final `.0`: those of each group, sorted."""
+    """Names that differ only in capitals, blanks, leading zeros of their numbers, a final `.0`, how a letter is encoded, or in
+    characters that are not seen: those of each group, sorted.
+    """
     names = pd.Series(sorted(set(names) - {""}), dtype=object)
-    plain = names.str.casefold().str.removesuffix(".0").str.replace(r"(?<![\d.])0+(?=\d)", "", regex=True)
+    plain = names.map(_seen).str.casefold().str.removesuffix(".0").str.replace(r"(?<![\d.])0+(?=\d)", "", regex=True)
     return [group.tolist() for _, group in names.groupby(plain) if len(group) > 1]
+
+
+def _seen(name: str) -> str:
+    """The letters of a name that are seen, each in one encoding."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", name)
+                   if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
 def _listed_again(clips: pd.DataFrame) -> pd.Series:

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from stages.lib.params import UserError, require
 
 DELIMITERS = ",;\t|"
 FRAMES_PER_SECOND = (0.1, 10_000)       # what is outside cannot be meant
-WIDE = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}       # by the first two bytes; Excel's "Unicode text"
+MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)                          # as in Excel's "Unicode text"
 
 
 def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -68,15 +69,25 @@ def frame_rate(text: str, place: str) -> float:
 
 def _text(path: Path) -> str:
     """The decoded file. Windows-1252 is the guess for bytes that are no UTF-8, and the user hears of it."""
-    data = path.read_bytes()
-    encoding = WIDE.get(data[:2], "utf-8-sig")
     try:
-        text = data.decode(encoding)
+        data = path.read_bytes()
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path} must be a csv file that may be read ({os.strerror(error.errno)})") from None
+    try:
+        text = data.decode(_encoding(data[:2]))
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
         print(f"{path} is not in UTF-8; it was read as Windows-1252")
     require("\0" not in text, f"{path} is no text file: it holds zero bytes; save it as csv, in UTF-8")
     return text
+
+
+def _encoding(start: bytes) -> str:
+    """UTF-16 or UTF-8, by the first two bytes: a byte order mark, or a letter of the first name with its zero byte."""
+    if start in MARKS:
+        return "utf-16"
+    zeros = [index for index, byte in enumerate(start) if byte == 0]
+    return {(0,): "utf-16-be", (1,): "utf-16-le"}.get(tuple(zeros), "utf-8-sig")
 
 
 def _delimiter(line: str, columns: Sequence[str]) -> str:

@@ -2,10 +2,10 @@
 
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 
 import cv2
 
@@ -35,10 +35,12 @@ def each(work: Callable, jobs: dict[Hashable, tuple], count: int) -> Iterator[tu
         For a job that raises, the exception as its result; for one that ends its process, a BrokenProcessPool. After
         such an end the jobs that may have caused it are done anew, each in a process of its own.
     """
-    pool = ProcessPoolExecutor(count, CONTEXT, _prepare)
-    futures = {pool.submit(work, *job): key for key, job in jobs.items()}
+    _start_server()
+    pool = ProcessPoolExecutor(count, CONTEXT, cv2.setNumThreads, (1,))       # the cores are shared out by jobs, not by threads
     unfinished = dict(jobs)
     try:
+        with ThreadPoolExecutor(1) as starter:      # a signal interrupts this thread, and must not leave the start half done
+            futures = starter.submit(lambda: {pool.submit(work, *job): key for key, job in jobs.items()}).result()
         for future in as_completed(futures):
             error = future.exception()
             if not isinstance(error, BrokenProcessPool) or len(jobs) == 1:
@@ -52,7 +54,15 @@ def each(work: Callable, jobs: dict[Hashable, tuple], count: int) -> Iterator[tu
         yield from each(work, unfinished, count)
 
 
-def _prepare() -> None:
-    """Decoders write to the terminal whatever Python says; and the cores are shared out by jobs, not by threads."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno())
-    cv2.setNumThreads(1)
+def _start_server() -> None:
+    """Start what starts the processes, all of them without a terminal: decoders write there whatever Python says, and so would
+    a process that a signal ends while it starts.
+    """
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        forkserver.ensure_running()
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)

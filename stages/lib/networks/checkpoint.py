@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from stages.lib.clips import store
-from stages.lib.params import UserError
+from stages.lib.params import UserError, require
 
 PRETRAINED = Path("models/pretrained.safetensors")
 
@@ -36,7 +36,13 @@ def facts(path: Path = PRETRAINED) -> dict:
     Raises:
         UserError: the file is missing, or not ours.
     """
-    return json.loads(_open(path).metadata()["sonopair"])
+    try:
+        found = json.loads(_open(path).metadata()["sonopair"])
+    except (ValueError, RecursionError):
+        found = None
+    require(isinstance(found, dict), f"{path} does not say in JSON how it was trained; `dvc repro` makes it anew where it is "
+            "missing")
+    return found
 
 
 def weights(path: Path = PRETRAINED) -> dict[str, torch.Tensor]:
