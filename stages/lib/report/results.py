@@ -63,7 +63,8 @@ def above_floors(
     """The floors beside the score: floors.summary, and metrics (for reports/scores.json) and rows (scanner.py)."""
     found = floors.summary(table, clips, classes, samples, confidence, seed)
     values = found["values"] | {"highest_floor": found["values"][found["highest"]], "above_floor": found["difference"],
-                                "above_floor_low": found["low"], "above_floor_high": found["high"]}
+                                "above_floor_low": found["low"], "above_floor_high": found["high"],
+                                "above_floor_detectable": found["detectable"]}
     metrics = defined(values)
     return found | {"metrics": metrics, "rows": scanner.rows({name: metrics[name] for name in found["values"]})}
 
