@@ -55,6 +55,8 @@ def extract(
     facts |= clip.facts
     if not clip.images:
         return facts | {"left_out": "no frame can be decoded: each is damaged"}
+    if masks and len(clip.images) > 1:
+        return facts | {"left_out": "it holds several pictures, of which one at most can fit its masks"}
     area = choice.choose(clip.images, crop, clip.region)
     facts |= choice.columns(area)
     cut = fan.cut(area, recipe.size_px, recipe.geometry)

@@ -76,6 +76,8 @@ def _sampled(
     whole = sample.span_s > 0 and not (recording.damaged and believed)  # of a damaged clip frames are missing
     measured = (sample.read - 1) / sample.span_s if whole else stated
     if overruled or math.isnan(stated):
+        if not (overruled or believed or math.isnan(recording.fps)):
+            notes.append(f"its file states {recording.fps:.6g} frames a second, which is not believed: no times")
         return sample, measured
     if not plausible(measured):
         notes.append(f"its time stamps give {measured:.6g} frames a second, which is not believed: {stated:g} taken")
@@ -88,9 +90,9 @@ def _sampled(
 
 def _steady(recording: Recording, fps: float, stamped: bool) -> Frames:
     """Times from 0 on and decoders of each frame; where a time stamp is missing or impossible, a frame's length is added."""
-    recording.damaged, recording.untimed, time, start = 0, 0, -1 / fps, None
+    recording.damaged, recording.untimed, time, start = 0, 0, -1 / fps, math.nan
     for stamp, decode in recording.frames():
-        start = stamp if start is None else start
+        start = stamp - time - 1 / fps if math.isnan(start) else start  # the first time stamp that is there
         since = stamp - start
         believed = 0 < since - time < LEAP_S
         recording.untimed += not believed
