@@ -67,16 +67,16 @@ def main(
     resume = unfinished("pretrain", facts, [*inputs, METHODS / f"{method}.py", *named_file(init)], __file__)
     records = {"rows": [], "pairs": [], "best": {}}
     state = TrainingState(resume, {"model": model, "optimizer": optimizer}, draw, records)
-    common = {"optimizer": optimizer, "schedule": schedule, "draw": draw, "loss_of": distributed.loss_of(model)}
+    train_one = partial(train_epoch, model, optimizer=optimizer, schedule=schedule, draw=draw, steps=epochs * steps,
+                        loss_of=distributed.loss_of(model))
 
     progress = Progress(f"pretrain {method}", epochs, len(state.records["rows"]))
     for epoch in range(len(state.records["rows"]), epochs):
         batches = partial(train.batches, batch_size, model.pick, draw, steps_per_epoch)
-        arguments = common | {"first_step": epoch * steps, "steps": epochs * steps}
-        means, values, losses = train_epoch(model, batches(), **arguments)
+        means, values, losses = train_one(batches(), first_step=epoch * steps)
         if not losses.isfinite().all():
             state.load()
-            replay = partial(train_epoch, model, **arguments)
+            replay = partial(train_one, first_step=epoch * steps)
             place, sentence = divergence(model, batches(), losses, replay, data.clip_table["clip"])
             raise UserError(f"step {epoch * steps + place} (epoch {epoch}): {sentence}; lower methods.{method}.optimizer."
                             f"learning_rate ({resume.path} keeps the state before this epoch)")

@@ -84,6 +84,8 @@ def test_runs_of_several_seeds_are_compared_by_their_means():
     assert f"{values[0]:.3f} (a), {np.mean(values):.3f} (b, SD {np.std(values, ddof=1):.3f} over 2 cross-validations)" in said
     low, high = intervals.paired_interval(*counts(one, two), 500, 0.95, 0)
     assert f"interval {low:+.3f} to {high:+.3f}" in said and "McNemar" not in said
+    detectable = intervals.detectable_difference(*counts(one, two), 500, 0.95, 0)
+    assert said.endswith(f"the smallest true difference that these patients show with 80 % power is {detectable:.3f}")
     assert intervals.paired_interval(*counts(two, two), 500, 0.95, 0) == (0, 0)
 
 

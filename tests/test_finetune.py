@@ -239,6 +239,20 @@ def test_the_inner_part_chooses_the_epoch_and_the_held_out_frames_have_no_say(to
     assert first.equals(again)
 
 
+@pytest.mark.parametrize(("losses", "kept"), [([0.7, 0.5, 0.6], 1), ([math.nan, 0.5, 0.6], 1), ([0.5, math.nan, 0.4], 2),
+                                              ([math.inf, 0.9], 1), ([math.nan, math.nan], 0)])
+def test_the_epoch_of_the_lowest_finite_inner_loss_predicts(losses, kept):
+    epochs = range(len(losses))
+    assert max(epoch for epoch in epochs if cross_validation.is_kept(losses[: epoch + 1], len(losses), True)) == kept
+
+
+@pytest.mark.parametrize("mode", ["last_epoch", "inner_validation"])
+def test_a_training_that_diverges_says_what_to_lower(toy, mode):
+    with pytest.raises(UserError, match=r"(the loss is|outputs are) .*; lower finetune.optimizer.learning_rate"):
+        finetune.main(**SETTINGS | {"select": mode, "optimizer": SETTINGS["optimizer"] | {"name": "sgd", "learning_rate": 1e9}})
+    assert not Path("reports/predictions/toy.csv").exists()
+
+
 def test_of_equal_inner_losses_the_earlier_epoch_predicts(toy, monkeypatch):
     """The logits of an epoch are its number here."""
     losses, epochs = itertools.cycle([0.7, 0.5, 0.5]), itertools.cycle([0.0, 1.0, 2.0])

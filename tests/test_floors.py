@@ -9,7 +9,7 @@ import torch
 from conftest import write_frame_store
 
 from stages.lib.clips.tasks import Task
-from stages.lib.evaluation import floors, scores
+from stages.lib.evaluation import floors, intervals, scores
 from stages.lib.evaluation.cross_validation import list_trainings
 from stages.lib.evaluation.preparation import TaskFrames, load_frames, prepare
 from stages.lib.training.views import Views
@@ -50,7 +50,8 @@ def test_each_floor_sees_its_own_part(workspace, hint, floor):
 def test_every_clip_is_predicted_once_per_floor_and_division_in_its_fold(workspace):
     clips, frames, trainings = lungs("rate")
     found = floors.predict(clips, frames, trainings, "shufflenet_v2_x0_5", VIEWS, 0)
-    assert len(found) == 5 * 2 * 24 and not found.duplicated(["floor", "division", "clip"]).any()
+    assert set(found["floor"]) == set(floors.NAMES) and len(found) == len(floors.NAMES) * 2 * 24
+    assert not found.duplicated(["floor", "division", "clip"]).any()
     for division in ("0", "1"):
         own = found[found["division"] == division]
         fold = clips.in_folds(division).set_index("clip")["fold"]
@@ -59,7 +60,10 @@ def test_every_clip_is_predicted_once_per_floor_and_division_in_its_fold(workspa
 
 
 def test_what_is_held_out_changes_nothing_else(workspace):
-    """Other pictures and frame rates of held-out clips leave the fold's models, and so its other predictions, as they are."""
+    """Other pictures and frame rates of held-out clips leave the fold's other predictions as they are, and so do other labels.
+
+    The calibrated random network is the exception: its batch norm sees all pictures, without labels.
+    """
     clips, frames, trainings = lungs("none")
     first = floors.predict(clips, frames, trainings[:1], "shufflenet_v2_x0_5", VIEWS, 0)
     one, *rest = sorted(trainings[0].parts["held_out"])
@@ -69,8 +73,32 @@ def test_what_is_held_out_changes_nothing_else(workspace):
     clips.table.loc[clips.table["clip"].isin(rest), "fps"] = 99.0
     second = floors.predict(clips, frames._replace(grey=grey), trainings[:1], "shufflenet_v2_x0_5", VIEWS, 0)
     columns = ["floor", "p_ill", "p_well"]
-    pd.testing.assert_frame_equal(first.loc[first["clip"] == one, columns], second.loc[second["clip"] == one, columns])
+    kept = (first["clip"] == one).to_numpy() & (first["floor"] != "random_features").to_numpy()
+    pd.testing.assert_frame_equal(first.loc[kept, columns], second.loc[kept, columns])
     assert not first[columns].equals(second[columns])
+
+
+def test_labels_of_held_out_clips_change_no_prediction(workspace):
+    clips, frames, trainings = lungs("grey")
+    first = floors.predict(clips, frames, trainings[:1], "shufflenet_v2_x0_5", VIEWS, 0)
+    held_out = clips.table["clip"].isin(trainings[0].parts["held_out"])
+    clips.table.loc[held_out, "label"] = clips.table["label"][held_out].map({"ill": "well", "well": "ill"})
+    second = floors.predict(clips, frames, trainings[:1], "shufflenet_v2_x0_5", VIEWS, 0)
+    pd.testing.assert_frame_equal(first.drop(columns="label"), second.drop(columns="label"))
+    assert (first["label"] != second["label"]).all()
+
+
+def test_the_acquisition_floor_is_the_mean_of_its_parts_and_many_weak_ones_do_not_hide_a_strong_one(workspace):
+    clips, frames, trainings = lungs("rate")
+    draw = np.random.default_rng(0)
+    for column in set(sum(floors.PARTS.values(), [])) - {"fps"}:
+        clips.table[column] = draw.normal(size=len(clips.table))
+    found = floors.predict(clips, frames, trainings, "shufflenet_v2_x0_5", VIEWS, 0)
+    columns = ["p_ill", "p_well"]
+    parts = np.mean([found.loc[found["floor"] == part, columns] for part in floors.PARTS], axis=0)
+    own = found[found["floor"] == "floor_acquisition"]
+    assert own[columns].to_numpy() == pytest.approx(parts, abs=2e-6)
+    assert scores.balanced_accuracies(own, CLASSES).mean() > 0.95
 
 
 def test_outlines_and_histograms_against_loops():
@@ -106,3 +134,5 @@ def test_the_score_is_compared_with_the_highest_floor(right, above):
     assert found["values"] == pytest.approx({"floor_outline": 12 / 30, "floor_acquisition": 20 / 30})
     assert found["difference"] == pytest.approx(scores.balanced_accuracies(table(right), CLASSES)[0] - 20 / 30)
     assert found["above"] == above == (found["low"] > 0) and found["low"] <= found["difference"] <= found["high"]
+    pair = [scores.outcome_counts(one, CLASSES) for one in (table(range(20), "floor_acquisition"), table(right))]
+    assert found["detectable"] == intervals.detectable_difference(*pair, 500, 0.95, 0)

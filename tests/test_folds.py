@@ -42,6 +42,12 @@ def test_another_fold_seed_divides_otherwise_and_the_same_one_alike():
     assert first.equals(again) and not first.equals(other)
 
 
+def test_one_patient_for_all_clips_is_a_sentence():
+    table = clip_table({"ill": 2, "well": 2}).assign(patient="x", group="x")
+    with pytest.raises(UserError, match="all of its clips have the same patient, x; folds by patient need two or more"):
+        with_folds(table, "toy", 2, 0, "finetune")
+
+
 @pytest.mark.parametrize("folds", [1, 7])
 def test_more_folds_than_patients_or_one_is_a_sentence(folds):
     with pytest.raises(UserError, match=f"finetune.folds is {folds}; task toy has 6 patients"):
@@ -132,6 +138,7 @@ def test_as_many_folds_as_patients_leave_one_out():
     found = with_folds(table, "toy", 7, 0, "finetune")
     used = found[found["left_out"] == ""]
     assert used.groupby("fold")["patient"].unique().map(list).tolist() == [[name] for name in sorted(used["patient"].unique())]
+    assert list(divide(table, "toy", "finetune", 7, [2, 0, 1])) == ["0"]        # all divisions would be this one
     with pytest.raises(UserError, match="no clip of class well to train on"):
         with_folds(clip_table({"ill": 4, "well": 1}), "toy", 5, 0, "finetune")
 
@@ -152,7 +159,9 @@ def test_folds_of_the_clip_table_are_taken_as_they_are(capsys):
     given = [str(1 + number // 2 % 3) for number in range(24)]
     (name, fold), = divide(table.assign(fold=[*given, ""]), "toy", "finetune", 5, [0, 1]).items()
     assert name == GIVEN and fold[:24].tolist() == [int(value) - 1 for value in given] and fold.isna().tolist()[-1]
-    assert "warning" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "warning" not in said
+    assert "column fold of clips.csv divides the clips; folds and fold seeds of params.yaml are not used" in said
     given[0] = "3"
     divide(table.assign(fold=[*given, ""]), "toy", "finetune", 5, [0])
     assert "both sides: ill 0;" in capsys.readouterr().out
@@ -161,12 +170,15 @@ def test_folds_of_the_clip_table_are_taken_as_they_are(capsys):
 def test_a_given_split_tests_only_its_test_clips():
     table = clip_table({"ill": 6, "well": 6})
     words = ["test" if number % 12 < 4 else "train" for number in range(24)]
+    upper = divide(table.assign(split=[*map(str.upper, words), ""]), "toy", "finetune", 5, [0])[GIVEN]
     fold = divide(table.assign(split=[*words, ""]), "toy", "finetune", 5, [0])[GIVEN]
     part = parts(table.assign(fold=fold), "toy", 0, 0, 1.0, 0.0)
+    assert upper.equals(fold)
     expected = {word: {clip for clip, own in zip(table["clip"], words, strict=False) if own == word} for word in set(words)}
     assert part["held_out"] == expected["test"] and part["training"] == expected["train"]
     for wrong, sentence in ((["tset", *words[1:]], "holds tset; write train or test"),
                             (["", *words[1:]], "is empty for ill 0 0"),
-                            (["train"] * 24, "needs clips to train on and clips to test")):
+                            (["train"] * 24, "needs clips to train on and clips to test"),
+                            (["train"] * 12 + ["test"] * 12, "leaves no clip of class well to train on where test is held")):
         with pytest.raises(UserError, match=sentence):
             divide(table.assign(split=[*wrong, ""]), "toy", "finetune", 5, [0])

@@ -218,6 +218,11 @@ def test_page_and_csv_hold_the_same_numbers(board):
         assert shown == f"{100 * line['balanced_accuracy']:.1f}{spread}{100 * line['low']:.1f}–{100 * line['high']:.1f}"
         assert row[4:6] == [f"{100 * line[name]:.1f}" for name in ("frame_accuracy", "published_protocol_accuracy")]
         assert len(row) == 6
+    beside = page[page.index("differences to the highest") :]
+    for row in body(beside)[0]:
+        line = done.set_index("initial_weights").loc[row[0]]
+        tested = line["verdict"] != "highest; beyond noise above 2 of 2 others"
+        assert row[4] == (f"{100 * line['detectable_difference']:.1f}" if tested else "–") and row[5] == line["verdict"]
     assert re.findall("<strong>(.*?)</strong>", table) == [f"{100 * done['balanced_accuracy'].max():.1f}"]
     assert done.set_index("initial_weights")["significant"].to_dict() == {"simclr": False, "uscl": True, "random": False}
     assert rest[["experiments", "state"]].values.tolist() == [["fails", "failed"], ["waits", "queued"]]

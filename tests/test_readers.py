@@ -17,8 +17,9 @@ import tifffile
 from PIL import Image
 from recordings import speckle, write_av
 
-from stages.lib.clips.readers import kinds, pixels, reading, several, volume
+from stages.lib.clips.readers import kinds, pixels, reading, several
 from stages.lib.clips.readers.recording import Unreadable
+from stages.lib.clips.readers.volume.unpacking import unpacked
 
 
 def read(path, fps=math.nan, rate_hz=1000.0, most=100, assumed_hz=25.0):
@@ -401,7 +402,7 @@ def test_a_bomb_a_body_over_time_and_a_short_volume(tmp_path):
 
 def test_an_inflating_stream_gives_what_zlib_gives():
     data = np.random.default_rng(0).integers(0, 4, 300_000, np.uint8).tobytes()
-    stream = volume._unpacked(io.BytesIO(zlib.compress(data)), "zlib")
+    stream = unpacked(io.BytesIO(zlib.compress(data)), "zlib")
     assert b"".join(iter(lambda: stream.read(7777), b"")) == data
 
 

@@ -421,7 +421,7 @@ MISTAKES = {
     "predictions/pocus.csv is empty": lambda: edit(POCUS, lambda table: table[:0]),
     "no column p_covid": lambda: edit(POCUS, lambda table: table.drop(columns="p_covid")),
     "label viral": lambda: edit(POCUS, lambda table: table.replace({"label": {"covid": "viral"}})),
-    "training diverged": lambda: edit(POCUS, lambda table: table.assign(p_covid="")),
+    "has an empty probability": lambda: edit(POCUS, lambda table: table.assign(p_covid="")),
     "differ in pocus 7.mp4": lambda: edit(POCUS, lambda table: table[table["clip"] != "pocus 7.mp4"]),
     "patient p1 is in two folds": lambda: edit(
         POCUS, lambda table: table.assign(fold=table["fold"].mask(table["clip"] == "pocus 1.mp4", 3))

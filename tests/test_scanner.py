@@ -43,6 +43,9 @@ def test_the_floors_stand_beside_the_score_the_highest_first(run):
         assert scores[task]["above_floor"] == pytest.approx(above, abs=1.1e-4)
         part = section[section.index(f"<h3>{task}</h3>") :]
         body = part[part.index("<tbody") : part.index("</tbody>")]
+        detectable = 100 * scores[task]["above_floor_detectable"]
+        said = re.search(r"smallest true difference that .*? 80&nbsp;% power is (\d+\.\d) points", part)
+        assert float(said[1]) == pytest.approx(detectable, abs=0.051) and detectable > 0
         values = [float(value) for value in re.findall(r"<td[^>]*>(\d+\.\d)</td>", body)]
         assert values[0] == pytest.approx(100 * scores[task]["balanced_accuracy"], abs=0.051)
         assert values[1:] == pytest.approx(sorted((100 * value for value in expected.values()), reverse=True), abs=0.051)

@@ -1,5 +1,6 @@
 """Tasks: which clips of a source, which column holds the class, and what a wrong block is answered with."""
 
+import datetime
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,18 @@ def test_the_old_form_has_the_source_of_its_name_and_the_column_label(source):
 @pytest.mark.parametrize(
     ("block", "sentence"),
     [
-        ({"classes": ["a"]}, "needs two classes or more"),
-        ({"classes": ["a", "a"]}, "each once"),
-        ({"classes": [False, True]}, 'holds false; write the values as the clip table has them, in quotes: "yes"'),
-        ({"classes": {"no": [False], "yes": ["yes"]}}, "holds false; write the values"),
+        ({"classes": ["a"]}, "classes is \\['a'\\]; name two classes or more"),
+        ({"classes": ["a", "a", "b"]}, "classes names a more than once; write it once$"),
+        ({"classes": [1, 1]}, 'names 1 more than once; write it once, or in quotes where zeros count: "001"'),
+        ({"classes": {"a": ["x", "x"], "b": ["y"]}}, "classes.a names x more than once"),
+        ({"classes": {"a": [], "b": ["y"]}}, "classes.a is empty; name one value or more"),
+        ({"classes": [False, True]}, 'holds false, .* write it as the clip table has it, in quotes: "yes"'),
+        ({"classes": {"no": [False], "yes": ["yes"]}}, "classes.no holds false, "),
+        ({"classes": {True: ["no"], "yes": ["yes"]}}, "classes holds true, "),
+        ({"classes": [None, "no"]}, "classes holds null, "),
+        ({"classes": [datetime.date(2020, 1, 2), "no"]}, "classes holds 2020-01-02, "),
+        ({"classes": {"a": [["x"]], "b": ["yes"]}}, "classes.a holds \\[x\\], "),
+        ({"classes": ["no", "yes"], "subsets": ["z"]}, "names z, which is no subset of lungs; choose from x, y"),
         ({"classes": {"a": ["no"], "b": ["no", "yes"]}, "target": "b_lines"}, "no belongs to two classes"),
         ({"classes": ["a", "b"], "target": "grade"}, "target is grade; .*no such column, choose from clip, path"),
         ({"classes": ["a", "b"], "stratify": "grade"}, "stratify is grade; "),

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.lib.clips import catalogue, extraction, lists
-from stages.lib.clips.readers import dicom_patient
+from stages.lib.clips.readers.dicom import patient as dicom_patient
 from stages.lib.params import require
 
 TITLE = "Custom: clips of your own"

@@ -8,14 +8,15 @@ A patient is a salted hash of PatientID: the salt is SONOPAIR_SALT, or lies besi
 secret. With the same salt the same patient has the same hash.
 """
 
-import warnings
 from pathlib import Path
 
 import pandas as pd
 from pydicom import dcmread
 
 from stages.lib.clips import catalogue, lists
-from stages.lib.clips.readers import dicom_patient
+from stages.lib.clips.readers.dicom import header
+from stages.lib.clips.readers.dicom import patient as dicom_patient
+from stages.lib.clips.readers.recording import Unreadable
 
 TITLE = "DICOM: clips as your scanner or archive exports them"
 LICENCE = "not stated; ask whoever made them"
@@ -62,11 +63,10 @@ def _listed(there: list[Path]) -> list[Path]:
     files = []
     for index in (path for path in there if path.name.upper() == "DICOMDIR"):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they quote the header
+            with header.quiet():
                 records = dcmread(index).DirectoryRecordSequence
                 names = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
-        except Exception:  # a damaged index: the files are found without it
+        except Unreadable:  # a damaged index: the files are found without it
             continue
         parts = [[name] if isinstance(name, str) else list(name) for name in names]
         files += [index.parent.joinpath(*name) for name in parts if ".." not in name and not name[0].startswith("/")]

@@ -35,8 +35,8 @@ def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], sampl
     values = found["values"]
     text = (f"{task}: balanced accuracy {values[0]:.3f} ({runs[0]}{spread[0]}), {values[1]:.3f} ({runs[1]}{spread[1]}): "
             f"difference {found['difference']:+.3f} ({100 * confidence:g} % interval {found['low']:+.3f} to "
-            f"{found['high']:+.3f}), {found['verdict']}; these patients show a true difference of "
-            f"{found['detectable']:.3f} with 80 % power")
+            f"{found['high']:+.3f}), {found['verdict']}; the smallest true difference that these patients show with 80 % "
+            f"power is {found['detectable']:.3f}")
     if "p" not in found:
         return text
     return (f"{text}\n{' ' * len(task)}  of {found['clips']} clips {found['only_first']} are right in {runs[0]} only, "

@@ -13,7 +13,7 @@ patient. The baseline is the same network with random weights of the same seed, 
 frames. The interval of the difference is a paired bootstrap over patients; each patient contributes all seeds.
 
 Everything is kept in --out: the frames, and one file per method and seed, so that a second call goes on. The settings
-are those of params.yaml but for SHORT, which suits runs of hundreds of steps from random weights.
+are those of params.yaml but for SHORT, which suits runs of hundreds of steps from random weights, and for VIEWS.
 """
 
 import argparse
@@ -51,10 +51,13 @@ FRAMES = {"train": 12, "held_out": 12, "labelled": 4}       # of each clip, at 3
 GAIN_DB = 6.0               # standard deviation, beside what the scanner draws
 BATCH = 32
 BOOTSTRAPS = 5000
+# Views: published crops of 8 % are made for photographs of 224 px, and without jitter (ucl) gain is no nuisance. The same views
+# for all show whether the method itself learns. Its constants of normalisation stay.
+VIEWS = {key: value for key, value in PARAMS["methods"]["simclr"]["views"].items() if key not in ("mean", "std")}
 # Key encoders and rates that are made for a start from ImageNet weights, or for many thousands of steps, would stand still.
 # USCL learns without labels here, as the others do.
-SHORT = {"uscl": {"label_weight": 0.0}, "moco_v2": {"key_momentum": 0.99}, "byol": {"key_momentum": 0.99},
-         "cycle_contrast": {"key_momentum": 0.99},
+SHORT = {"uscl": {"label_weight": 0.0}, "moco_v2": {"key_momentum": 0.99}, "cycle_contrast": {"key_momentum": 0.99},
+         "byol": {"key_momentum": 0.95, "optimizer": {"learning_rate": 1e-3}},
          "ucl": {"key_momentum": 0.99, "optimizer": {"learning_rate": 0.03}}}
 
 
@@ -126,7 +129,7 @@ def random_features(seed: int, frames: dict[str, np.ndarray]) -> np.ndarray:
 def pretrained_features(method: str, seed: int, steps: int, folder: Path, frames: dict[str, np.ndarray]) -> np.ndarray:
     """Pretrain by the stage itself in a folder with data/us4, then the features of the labelled clips by the kept weights."""
     block = dict(PARAMS["methods"][method])
-    for key, value in SHORT.get(method, {}).items():
+    for key, value in (SHORT.get(method, {}) | {"views": VIEWS}).items():
         block[key] = block[key] | value if isinstance(value, dict) else value
     epochs = max(1, round(steps / -(-len(frames["train"]) // BATCH)))
     with inside(folder):

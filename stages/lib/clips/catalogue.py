@@ -14,7 +14,7 @@ from stages.lib.params import UserError, require
 COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "left_out"]
 IMAGES = set(".apng .bmp .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split())
 FORMULA = re.compile(r"[=@+-][^(|!]*[(|!]")              # what a spreadsheet would compute or start
-UNKNOWN = {"nan", "none", "null", "n/a", "unknown"}      # patients: what programs write for an empty field
+UNKNOWN = {"nan", "none", "null", "n/a", "na", "<na>", "unknown", "-", "?"}  # patients: what stands for an empty field
 NOTES = set(".csv .db .dvc .html .ini .json .md .pdf .txt .xlsx .xml .yaml".split())
 
 

@@ -9,7 +9,7 @@ DARK = 6  # grey values up to here count as black: compression leaves 0 to 6 in 
 ANGLES = np.linspace(0.01, 1.2, 60)  # half openings tried for a probe's geometry, in radians; the first stands for linear
 FACES = np.linspace(0.05, 1, 20)  # half widths tried for the probe's face, as fractions of the fan's
 GRID = 40  # on a picture of this side
-MARGIN = 0.03  # of the beams and of the depth that `beams` leaves out at each edge: a found outline is a little too wide
+MARGIN = 0.06  # of the beams and of the depth that `beams` leaves out at each edge: a found outline is up to so much too wide
 OVERLAP = 0.93  # intersection over union with the mask, from which on the geometry counts as known
 
 

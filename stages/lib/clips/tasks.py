@@ -10,18 +10,16 @@ A block of `tasks` in params.yaml, with the keys that Task takes:
         severe: ["2.0", "3.0"]
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-from annotated_types import MinLen
-from pydantic import AfterValidator
+import yaml
 
 from stages.lib.clips import store
-from stages.lib.params import Names, different, from_params, require
+from stages.lib.params import Names, from_params, require
 
-Value = str | int | float | bool        # of a class, as YAML reads it
-Values = Annotated[list[Value], MinLen(1), AfterValidator(different)]
+Value = str | int | float       # of a class, as YAML reads it
 
 
 class Task:
@@ -43,19 +41,18 @@ class Task:
     """
 
     def __init__(
-        self, task: str, classes: dict[Value, Value | Values] | list[Value], source: str = "", target: str = "label",
+        self, task: str, classes: dict | list, source: str = "", target: str = "label",
         subsets: Names = (), stratify: str = "", external: list[dict] = (),
     ):  # fmt: skip
-        pairs = classes.items() if isinstance(classes, dict) else [(value, value) for value in classes]
         self.name, self.source, self.target, self.stratify = task, source or task, target, stratify
-        self.subsets = list(subsets)
+        self.subsets, place = list(subsets), f"params.yaml: tasks.{task}.classes"
+        _require_values(classes, place)
+        require(len(classes) >= 2, f"{place} is {classes}; name two classes or more")
+        pairs = classes.items() if isinstance(classes, dict) else zip(classes, classes, strict=True)
         self.values = {str(label): values if isinstance(values, list) else [values] for label, values in pairs}
-        everything = [*(label for label, _ in pairs), *(value for values in self.values.values() for value in values)]
-        for value in everything:
-            require(not isinstance(value, bool), f"params.yaml: tasks.{task}.classes holds {str(value).lower()}; write the "
-                    "values as the clip table has them, in quotes: \"yes\", \"no\", \"1\"")
-        require(len(self.values) >= 2 and len(self.values) == len(classes), f"params.yaml: tasks.{task}.classes is {classes}; "
-                "it needs two classes or more, each once")
+        for label, values in self.values.items():
+            require(len(values) > 0, f"{place}.{label} is empty; name one value or more")
+            _require_values(values, f"{place}.{label}")
         self.external = [self._outside(number, block) for number, block in enumerate(external)]
 
     @property
@@ -98,9 +95,10 @@ class Task:
             require(not len(twice), f"params.yaml: tasks.{self.name}.classes: {', '.join(twice)} belongs to two classes")
             label = label.mask(chosen, name)
         wrong = [name for name in self.subsets if name not in set(clips["subset"])]
-        known = ", ".join(sorted(set(clips["subset"]) - {""})) or "none: take the key out"
-        require(not wrong, f"params.yaml: tasks.{self.name}.subsets names {', '.join(wrong)}; the subsets of {self.source} are "
-                f"{known}")
+        known = ", ".join(sorted(set(clips["subset"]) - {""}))
+        known = f"choose from {known}" if known else "its clips have no subset, write []"
+        require(not wrong, f"params.yaml: tasks.{self.name}.subsets names {', '.join(wrong)}, which is no subset of "
+                f"{self.source}; {known}")
         outside = ~clips["subset"].isin(self.subsets or clips["subset"])
         stratum = found[self.stratify].str.strip().replace("", "missing") if self.stratify else label
         clips["stratum"] = stratum.where((clips["left_out"] == "") & ~outside, "")
@@ -140,6 +138,27 @@ def groups(clips: pd.DataFrame) -> pd.Series:
     if "group" in clips:
         return clips["group"]
     return clips["patient"].where(clips["patient"] != "", "clip " + clips["clip"])
+
+
+def _require_values(values: Iterable, place: str) -> None:
+    """Raise UserError for a value that YAML does not read as text or number, and for one that is there twice.
+
+    Args:
+        values: classes or values of a class; a list among the latter's is an error, too.
+        place: the key of params.yaml that holds them.
+    """
+    for value in values:
+        require(isinstance(value, Value) and not isinstance(value, bool), f"{place} holds {_as_yaml(value)}, which YAML reads "
+                'neither as text nor as a number; write it as the clip table has it, in quotes: "yes", "no", "1"')
+    texts = [str(value) for value in values]
+    twice = sorted({text for text in texts if texts.count(text) > 1})
+    zeros = ', or in quotes where zeros count: "001"' if any(not isinstance(value, str) for value in values) else ""
+    require(not twice, f"{place} names {', '.join(twice)} more than once; write it once{zeros}")
+
+
+def _as_yaml(value: object) -> str:
+    """A value as params.yaml may have it, on one line: null, true, 2020-01-01."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
 def _equal(column: pd.Series, value: Value) -> pd.Series:

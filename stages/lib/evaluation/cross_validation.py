@@ -1,5 +1,6 @@
 """Cross-validation of a task: for every seed and fold a network that never saw a frame of the patients it predicts."""
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -10,6 +11,7 @@ from stages.lib.evaluation.folds import GIVEN, check_apart, parts
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
 from stages.lib.evaluation.preparation import TaskClips, TaskFrames
 from stages.lib.networks.backbone import Classifier
+from stages.lib.params import require
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import Resume
 
@@ -70,6 +72,8 @@ def cross_validate(
         for network, loss in fit(recipe, frames, places["training"], training.stream):
             probabilities = predict(network, frames, held_out, recipe.views).softmax(1)
             losses.append(inner_loss(network, frames, places["inner"], recipe.views))
+            require(probabilities.isfinite().all(), f"outputs are not finite after epoch {len(losses) - 1}; lower "
+                    "finetune.optimizer.learning_rate")
             correct = int((probabilities.argmax(1) == frames.labels[held_out]).sum())
             rows.append({"division": division, "seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss,
                          "inner_loss": losses[-1], "held_out_correct": correct, "held_out_frames": len(held_out)})
@@ -99,14 +103,15 @@ def rows_of(frames: TaskFrames, training: Training) -> dict[str, torch.Tensor]:
 def is_kept(losses: list[float], epochs: int, inner: bool) -> bool:
     """True if the predictions of the epoch just done replace the earlier ones.
 
-    Without an inner part the last epoch predicts, with one the epoch of the lowest inner loss.
+    Without an inner part the last epoch predicts, with one the first epoch of the lowest inner loss.
 
     Args:
-        losses: inner losses so far; of equal ones the first counts, and a first one that is NaN stays.
+        losses: inner losses so far; one that is not finite is higher than all others.
     """
     if not inner:
         return len(losses) == epochs
-    return len(losses) == 1 or losses[-1] < min(losses[:-1])
+    finite = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    return len(losses) == 1 or finite[-1] < min(finite[:-1])
 
 
 def table_of(frames: TaskFrames, trainings: list[Training], predicted: list[torch.Tensor], classes: list[str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from stages.lib.evaluation.frozen_probes import set_statistics
 from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone, Classifier, train_mode
 from stages.lib.networks.initial import initialise
-from stages.lib.params import from_params
+from stages.lib.params import from_params, require
 from stages.lib.training.device import generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.views import Views
@@ -54,6 +54,9 @@ def fit(recipe: Recipe, frames: TaskFrames, training: torch.Tensor, stream: int)
 
     Args:
         stream: seeds the new classifier, the order of the frames and their views.
+
+    Raises:
+        UserError: the loss is not finite any more.
     """
     device = frames.grey.device
     network = recipe.network(stream).to(device)
@@ -75,7 +78,9 @@ def fit(recipe: Recipe, frames: TaskFrames, training: torch.Tensor, stream: int)
             loss.backward()
             optimizer.step()
             total += loss.detach() * len(batch)
-        yield network, float(total) / rows_per_epoch
+        mean = float(total) / rows_per_epoch
+        require(math.isfinite(mean), f"the loss is {mean} after epoch {epoch}; lower finetune.optimizer.learning_rate")
+        yield network, mean
 
 
 @torch.no_grad()

@@ -3,12 +3,15 @@
 A benchmark whose classes come from different scanners can be solved by the scanner (shortcut learning: Geirhos et al. 2020,
 Nature Machine Intelligence 2; DeGrave et al. 2021, Nature Machine Intelligence 3, on radiographs of COVID-19).
 
-    floor_acquisition               what the clip table says: size, frame rate, crop box, geometry of the fan, frame count
+    floor_size, floor_frame_rate, floor_crop_box, floor_fan_geometry, floor_frame_count
+                                    one part each of what the clip table says about how a clip was taken
+    floor_acquisition               all of these parts: the mean of their probabilities. One forest on all columns together is
+                                    weaker than its best part: the many weak columns hide the few strong ones
     floor_outline                   the mask of pixels that are ever lit, on a grid of SIDE x SIDE
     floor_histogram                 the histogram of grey values, BINS bins
-    random_features                 mean features of a network with random weights over FRAMES frames; batch norm set from
-                                    those of the training clips
-    random_features_uncalibrated    over all frames, with the statistics 0 and 1 that random weights come with
+    random_features                 mean features of a network with random weights over FRAMES frames; its batch norm has the
+                                    statistics of such frames of all clips, held out or not, without their labels
+    random_features_uncalibrated    the same with the statistics 0 and 1 that random weights come with
 """
 
 import numpy as np
@@ -25,18 +28,22 @@ from stages.lib.clips import store
 from stages.lib.clips.fan import DARK
 from stages.lib.evaluation import scores
 from stages.lib.evaluation.frozen_probes import CHUNK, KEYS, features, set_statistics
-from stages.lib.evaluation.intervals import paired_interval
+from stages.lib.evaluation.intervals import detectable_difference, paired_interval
 from stages.lib.evaluation.preparation import TaskClips, TaskFrames
 from stages.lib.networks.backbone import Backbone
 from stages.lib.training.views import Views
 
-ACQUISITION = ["height", "width", "fps", "crop_left", "crop_top", "crop_width", "crop_height", "frames_read", "frames_kept",
-               *store.FAN]  # fmt: skip
+PARTS = {
+    "floor_size": ["height", "width"], "floor_frame_rate": ["fps"], "floor_fan_geometry": store.FAN,
+    "floor_crop_box": ["crop_left", "crop_top", "crop_width", "crop_height"],
+    "floor_frame_count": ["frames_read", "frames_kept"],
+}  # fmt: skip
 SIDE, BINS = 16, 32
-TREES = 200
-FRAMES = 5      # of a clip that the random network sees in each fold anew: frames of one clip are alike
+TREES = 100
+LEAF = 3        # clips at least in a leaf: in leaves of one clip the weights of the classes do nothing
+FRAMES = 5      # of a clip that the random network sees: frames of one clip are alike
 C = 0.01        # of the logistic regression: there are more features than clips
-NAMES = ("floor_acquisition", "floor_outline", "floor_histogram", "random_features", "random_features_uncalibrated")
+NAMES = ("floor_acquisition", *PARTS, "floor_outline", "floor_histogram", "random_features", "random_features_uncalibrated")
 
 
 def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, views: Views, seed: int) -> pd.DataFrame:
@@ -52,35 +59,40 @@ def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, vi
     Returns:
         A row per floor, division and held-out clip: floor, KEYS, p_<class> ….
     """
-    used = clips.used.set_index("clip")
-    names = list(dict.fromkeys(frames.table["clip"]))
-    used = used.loc[names]
-    torch.manual_seed(seed)
-    network, some = Backbone(arch).to(frames.grey.device), thinned(frames)
-    fixed = {"floor_acquisition": used.reindex(columns=ACQUISITION).astype(float).to_numpy(),
-             "floor_outline": per_clip(outlines(frames), frames), "floor_histogram": per_clip(histograms(frames), frames),
-             "random_features_uncalibrated": per_clip(features(network, frames.grey, views), frames)}
-    found = []
+    used = clips.used.set_index("clip").loc[frames.table["clip"].unique()]
+    seen, found = what_they_see(used, frames, arch, views, seed), []
     for training in trainings:
-        inside, held_out = (np.isin(names, list(part)) for part in (
+        inside, held_out = (used.index.isin(part) for part in (
             training.parts["training"] | training.parts["inner"], training.parts["held_out"]))
-        rows = torch.from_numpy(some.table["clip"].isin(used.index[inside]).to_numpy().nonzero()[0])
-        set_statistics(network, some.grey[rows.to(some.grey.device)], views)
-        values = fixed | {"random_features": per_clip(features(network, some.grey, views), some)}
+        label = used["label"][inside].to_numpy()
+        classes = np.unique(label)                                          # in the order of predict_proba's columns
+        probabilities = {name: _model(name, seed).fit(values[inside], label).predict_proba(values[held_out])
+                         for name, values in seen.items()}
+        probabilities["floor_acquisition"] = np.mean([probabilities[part] for part in PARTS], axis=0)
         known = used.reset_index()[["clip", "patient", "group", "label"]][held_out]
         for name in NAMES:
-            model = _model(name, seed).fit(values[name][inside], used["label"][inside])
-            probabilities = pd.DataFrame(model.predict_proba(values[name][held_out]), known.index, model.classes_)
-            columns = probabilities[clips.task.classes].add_prefix("p_").round(6)
+            table = pd.DataFrame(probabilities[name], known.index, classes)
+            columns = table[clips.task.classes].add_prefix("p_").round(6)
             found.append(known.assign(floor=name, division=training.division, fold=training.fold).join(columns))
     return pd.concat(found)[["floor", *KEYS, *columns]]
+
+
+def what_they_see(used: pd.DataFrame, frames: TaskFrames, arch: str, views: Views, seed: int) -> dict[str, np.ndarray]:
+    """For each floor but floor_acquisition what it sees of each clip, [clips, F]. Clips in the order of the frames."""
+    torch.manual_seed(seed)
+    network, some = Backbone(arch).to(frames.grey.device), thinned(frames)
+    seen = {part: used.reindex(columns=columns).astype(float).to_numpy() for part, columns in PARTS.items()}
+    seen |= {"floor_outline": per_clip(outlines(frames), frames), "floor_histogram": per_clip(histograms(frames), frames)}
+    seen["random_features_uncalibrated"] = per_clip(features(network, some.grey, views), some)
+    set_statistics(network, some.grey, views)
+    return seen | {"random_features": per_clip(features(network, some.grey, views), some)}
 
 
 def _model(name: str, seed: int) -> ClassifierMixin:
     """The unfitted classifier of a floor. Forests take missing values: frame rates of images, fans of linear probes."""
     if name.startswith("random_features"):
         return make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=1000))
-    return RandomForestClassifier(TREES, class_weight="balanced", random_state=seed)
+    return RandomForestClassifier(TREES, min_samples_leaf=LEAF, class_weight="balanced", random_state=seed)
 
 
 def thinned(frames: TaskFrames) -> TaskFrames:
@@ -132,12 +144,15 @@ def summary(
 
     Returns:
         values: balanced accuracy by floor; highest: the name of the highest one; difference, low, high: score − highest floor
-        and its interval; above: True if the interval lies above 0.
+        and its interval; detectable: the smallest true difference that these patients show with 80 % power (intervals.py);
+        above: True if the interval lies above 0.
     """
     parts = floors.groupby("floor", sort=False)
     values = {name: float(scores.balanced_accuracies(part, classes).mean()) for name, part in parts}
     highest = max(values, key=values.get)
     counts = [scores.outcome_counts(table, classes) for table in (floors[floors["floor"] == highest], clips)]
     low, high = paired_interval(*counts, samples, confidence, seed)
+    detectable = detectable_difference(*counts, samples, confidence, seed)
     difference = float(scores.balanced_accuracies(clips, classes).mean()) - values[highest]
-    return {"values": values, "highest": highest, "difference": difference, "low": low, "high": high, "above": low > 0}
+    return {"values": values, "highest": highest, "difference": difference, "low": low, "high": high, "detectable": detectable,
+            "above": low > 0}

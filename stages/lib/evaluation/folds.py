@@ -16,7 +16,8 @@ def divide(clips: pd.DataFrame, task: str, stage: str, folds: int, fold_seeds: l
     """The divisions into folds: name → fold of each clip, <NA> for clips left out, −1 for clips that only ever train.
 
     A column `fold` or `split` (train | test) of the clip table is taken as it is, as the only division. Otherwise groups stay
-    whole and the strata are divided evenly, once per fold seed. As many folds as groups leave one group out at a time.
+    whole and the strata are divided evenly, once per fold seed. As many folds as groups leave one group out at a time: a single
+    division, as all of them are alike.
 
     Args:
         clips: with the columns group, label, stratum, left_out.
@@ -30,16 +31,18 @@ def divide(clips: pd.DataFrame, task: str, stage: str, folds: int, fold_seeds: l
     if given is not None:
         return {GIVEN: given.reindex(clips.index)}
     number = part["group"].nunique()
+    require(number >= 2, f"task {task}: all of its clips have the same patient, {part['group'].iloc[0]}; folds by patient need "
+            "two or more, so correct the patients, or leave them empty if they are unknown")
     require(2 <= folds <= number, f"params.yaml: {stage}.folds is {folds}; task {task} has {number} patients, choose 2 to that "
             "many")
-    found = {}
-    for fold_seed in sorted(fold_seeds):
+    found, alone = {}, folds == number
+    for fold_seed in sorted(fold_seeds)[: 1 if alone else None]:
         most = part["stratum"].value_counts().max()
         require(folds in (number, min(folds, most)), f"params.yaml: {stage}.folds is {folds}; no class of task {task} has so "
                 f"many clips, choose up to {most}, or {number} to leave one patient out at a time")
-        fold = _leave_one_out(part) if folds == number else _stratified(part, folds, fold_seed)
+        fold = _leave_one_out(part) if alone else _stratified(part, folds, fold_seed)
         fold = fold[used.index].reindex(clips.index)
-        _require_classes(used, fold, task, stage, fold_seed, alone=folds == number)
+        _require_classes(used, fold, task, stage, fold_seed, alone)
         found[str(fold_seed)] = fold
     return found
 
@@ -69,7 +72,7 @@ def _given(used: pd.DataFrame, task: str) -> pd.Series | None:
     column = next((name for name in ("fold", "split") if name in used and (used[name].fillna("") != "").any()), None)
     if column is None:
         return None
-    values = used[column].astype("string").str.strip().fillna("")
+    values = used[column].astype("string").str.strip().str.lower().fillna("")
     place = f"task {task}: the column {column} of clips.csv"
     empty = used["clip"][values == ""].tolist()
     require(not empty, f"{place} is empty for {', '.join(empty[:1])}; fill it in for all clips or for none")
@@ -83,6 +86,11 @@ def _given(used: pd.DataFrame, task: str) -> pd.Series | None:
         order = numbers if numbers.notna().all() else values
         fold = pd.Series(pd.factorize(order, sort=True)[0], index=used.index, dtype="Int64")
         require(fold.nunique() >= 2, f"{place} holds one value; a division needs two or more")
+    for number in range(fold.max() + 1):
+        missing, held_out = sorted(set(used["label"]) - set(used["label"][fold != number])), values[fold == number].iloc[0]
+        require(not missing, f"{place} leaves no clip of class {', '.join(missing)} to train on where {held_out} is held out; "
+                "change the column, or leave the class out of the task")
+    print(f"{place} divides the clips; folds and fold seeds of params.yaml are not used", flush=True)
     sides = fold.groupby(used["group"]).nunique()
     both = sorted(sides.index[sides > 1])
     if both:

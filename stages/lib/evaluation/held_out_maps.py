@@ -46,10 +46,8 @@ class HeldOutMaps:
         Args:
             network: the one that predicted; it stays in evaluation mode, and nothing random is drawn.
             held_out: rows of the frames, [n].
-            probabilities: its predictions, [n, classes]; a network that diverged gets no maps.
+            probabilities: its predictions, [n, classes].
         """
-        if not probabilities.isfinite().all():
-            return []
         table = frames.table.iloc[held_out.cpu().numpy()]
         selection = self.choose(table, pd.DataFrame(probabilities.cpu().numpy(), table.index, recipe.classes))
         classes = [recipe.classes.index(name) for name in selection["predicted"]]

@@ -63,7 +63,8 @@ def above_floors(
     """The floors beside the score: floors.summary, and metrics (for reports/scores.json) and rows (scanner.py)."""
     found = floors.summary(table, clips, classes, samples, confidence, seed)
     values = found["values"] | {"highest_floor": found["values"][found["highest"]], "above_floor": found["difference"],
-                                "above_floor_low": found["low"], "above_floor_high": found["high"]}
+                                "above_floor_low": found["low"], "above_floor_high": found["high"],
+                                "above_floor_detectable": found["detectable"]}
     metrics = defined(values)
     return found | {"metrics": metrics, "rows": scanner.rows({name: metrics[name] for name in found["values"]})}
 
@@ -117,7 +118,7 @@ def _check(frames: pd.DataFrame, folds: pd.DataFrame, task: str, classes: list[s
     unknown = sorted(set(frames["label"]) - set(classes))
     require(not unknown, f"{path} has the label {', '.join(unknown)}, which tasks.{task}.classes does not name")
     finite = frames[probabilities].apply(pd.to_numeric, errors="coerce").notna().all(axis=None)
-    require(finite, f"{path} has an empty probability: training diverged; lower finetune.optimizer.learning_rate")
+    require(finite, f"{path} has an empty probability; {again}")
     differing = sorted(set(folds.loc[folds["left_out"] == "", "clip"]) ^ set(frames["clip"]))
     require(not differing, f"{path} and data/folds/{task}.csv differ in {', '.join(differing[:1])}; {again}")
     division = frames["division"].astype(str)

@@ -5,8 +5,11 @@ import zlib
 from pathlib import Path
 
 from stages.lib.clips import catalogue
-from stages.lib.clips.readers import dicom, images, stack, video, volume, volume_header
+from stages.lib.clips.readers import images, stack, video
+from stages.lib.clips.readers.dicom import clip as dicom
+from stages.lib.clips.readers.dicom.header import is_dicom
 from stages.lib.clips.readers.recording import Recording, Unreadable
+from stages.lib.clips.readers.volume import clip as volume
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", *stack.TIFF)
 
@@ -31,11 +34,11 @@ def open_clip(path: Path) -> Recording:
     if path.is_dir():
         return images.open_images(files)
     start = _start(path)
-    if dicom.is_dicom(start):  # first: its preamble may pass for a TIFF
+    if is_dicom(start):  # first: its preamble may pass for a TIFF
         return dicom.open_dicom(path)
     if start.startswith(PICTURES) or start[8:12] == b"WEBP" or (start[:1] == b"P" and start[1:2] in b"1234567Ff"):
         return stack.open_stack(path)
-    if volume_header.is_volume(start):
+    if volume.is_volume(start):
         return volume.open_volume(path, start)
     return video.open_video(path)
 

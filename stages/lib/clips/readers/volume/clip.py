@@ -1,23 +1,27 @@
 """Volume files that hold a picture in two dimensions over time: MetaImage, NRRD, NIfTI; one frame in memory at a time."""
 
-import bz2
-import gzip
 import math
 import zlib
-from collections.abc import Callable
 from functools import partial
-from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from stages.lib.clips.readers import pixels, volume_header
+from stages.lib.clips.readers import pixels
 from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
-from stages.lib.clips.readers.volume_header import Volume
+from stages.lib.clips.readers.volume import metaimage, nifti, nrrd
+from stages.lib.clips.readers.volume.header import Volume
+from stages.lib.clips.readers.volume.unpacking import unpacked
 
 BROKEN = (EOFError, OSError, ValueError, zlib.error)
 UNPACKED_BYTES, UNPACKED_TIMES = 1 << 30, 100  # a file that grows beyond both is made to fill the memory; clips shrink to 1/50
+META_STARTS = (b"ObjectType", b"NDims")
+
+
+def is_volume(start: bytes) -> bool:
+    """Whether a file that begins so, once unpacked, is one of the three."""
+    is_nifti = start[344:348] in (b"n+1\0", b"ni1\0") or start[4:8] in (b"n+2\0", b"ni2\0")
+    return is_nifti or start.startswith((b"NRRD000", *META_STARTS))
 
 
 def open_volume(path: Path, start: bytes) -> Recording:
@@ -30,7 +34,7 @@ def open_volume(path: Path, start: bytes) -> Recording:
         Unreadable: a damaged header, more than one dimension beside time, or not as long as it states.
     """
     try:
-        volume = volume_header.read_header(path, start)
+        volume = _header(path, start)
     except (Unreadable, MemoryError):
         raise
     except Exception as error:  # damaged headers fail in many ways
@@ -44,6 +48,12 @@ def open_volume(path: Path, start: bytes) -> Recording:
     clip = Recording(frames=None, fps=volume.fps, aspect=aspect, mm_per_px=mm_per_px, files=[volume.file])
     clip.frames = partial(_frames, volume, clip)
     return clip
+
+
+def _header(path: Path, start: bytes) -> Volume:
+    if start.startswith(b"NRRD000"):
+        return nrrd.read(path)
+    return metaimage.read(path) if start.startswith(META_STARTS) else nifti.read(path, start)
 
 
 def _require_believable(volume: Volume) -> None:
@@ -63,7 +73,7 @@ def _frames(volume: Volume, clip: Recording) -> Frames:
     """Every frame that is there; those that are missing are counted as damaged."""
     with volume.file.open("rb") as file:
         file.seek(volume.offset)
-        stream = _unpacked(file, volume.packing)
+        stream = unpacked(file, volume.packing)
         stream.read(volume.skipped)
         for number in range(volume.count):
             try:
@@ -100,30 +110,3 @@ def upright(image: np.ndarray, orientation: str) -> np.ndarray:
         image, orientation = image.T, orientation[1] + orientation[0]
     image = image[:, ::-1] if orientation[0] == "U" else image
     return image[::-1] if orientation[1] == "N" else image
-
-
-class _Inflating(RawIOBase):
-    """A zlib stream, unpacked piece by piece."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.inflate = file, zlib.decompressobj()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = b""
-        while not data and not self.inflate.eof:
-            packed = self.inflate.unconsumed_tail or self.file.read(1 << 16)
-            if not packed:
-                break
-            data = self.inflate.decompress(packed, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _unpacked(file: BinaryIO, packing: str) -> BinaryIO:
-    openers: dict[str, Callable[[BinaryIO], BinaryIO]] = {
-        "raw": lambda file: file, "gzip": gzip.GzipFile, "bzip2": bz2.BZ2File,
-        "zlib": lambda file: BufferedReader(_Inflating(file), 1 << 20)}  # fmt: skip
-    return openers[packing](fileobj=file) if packing == "gzip" else openers[packing](file)

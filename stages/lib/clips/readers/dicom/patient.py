@@ -3,12 +3,12 @@
 import hashlib
 import os
 import secrets
-import warnings
 from pathlib import Path
 
 from pydicom import dcmread
 
-from stages.lib.clips.readers import dicom
+from stages.lib.clips.readers.dicom import header
+from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.params import UserError, require
 
 UNKNOWN = {"", "0", "anon", "anonymised", "anonymized", "anonymous", "n/a", "nan", "none", "null", "unknown"}
@@ -41,18 +41,17 @@ def is_dicom(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return dicom.is_dicom(file.read(132))
+        return header.is_dicom(file.read(132))
 
 
 def identity(path: Path, secret: bytes) -> tuple[str, bool]:
     """The hash of PatientID (and its issuer), '' where it is empty or says unknown; whether the file can be ultrasound."""
     tags = ["PatientID", "IssuerOfPatientID", "Modality"]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote the header
-            header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-            name, issuer, modality = (" ".join(str(header.get(tag) or "").split()) for tag in tags)
-    except Exception:  # a damaged header: the reader says so
+        with header.quiet():
+            elements = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+            name, issuer, modality = (" ".join(str(elements.get(tag) or "").split()) for tag in tags)
+    except Unreadable:  # the reader says so, too
         return "", True
     if name.casefold() in UNKNOWN:
         return "", modality not in OTHER_IMAGES

@@ -1,12 +1,20 @@
 """What is read from a DICOM file beside its pixels: size, time, place and scale of the picture, nothing about a person."""
 
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
 
 from stages.lib.clips.readers import pixels
+from stages.lib.clips.readers.recording import Unreadable
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote the header
+OLD_STARTS = tuple(b"\x08\0" + bytes([element, 0]) for element in (0, 5, 8, 0x16)) + (b"\x02\0\0\0",)
 
 PICTURE = ("SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored "
            "HighBit PixelRepresentation").split()  # fmt: skip
@@ -18,6 +26,24 @@ TISSUE, COLOUR_FLOW = 1, 2  # RegionDataType
 TWO_DIMENSIONAL, NONE = 1, 0  # RegionSpatialFormat
 CENTIMETRES = 3  # PhysicalUnitsXDirection
 SLACK_PX = 2  # regions of real scanners end so far outside the picture
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file that begins so is DICOM, with the preamble or, from old archives, without."""
+    return start[128:132] == b"DICM" or start.startswith(OLD_STARTS)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What pydicom says of a damaged file quotes its header: names must not get into a table or a log."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises many kinds
+        raise Unreadable(f"a damaged or incomplete DICOM file ({type(error).__name__})") from None
 
 
 def read_header(stream: BinaryIO) -> Dataset:

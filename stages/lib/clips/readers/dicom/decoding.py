@@ -1,0 +1,61 @@
+"""One frame of a DICOM file → luminance, for every photometric interpretation."""
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.pixels.utils import as_pixel_options
+
+from stages.lib.clips.readers import pixels
+from stages.lib.clips.readers.dicom.header import quiet
+from stages.lib.clips.readers.dicom.pixel_data import PixelData
+
+
+class Decoder:
+    """A frame, compressed or by its number → the luminance of what it shows: [H, W] uint8, uint16 or float32.
+
+    Args:
+        data: of the open file.
+        shown: see `kept`.
+    """
+
+    def __init__(self, data: PixelData, shown: np.ndarray | None) -> None:
+        self.data, self.shown = data, shown
+        self.decoder = get_decoder(data.syntax)
+        self.options = as_pixel_options(data.header, pixel_keyword="PixelData", pixel_vr=data.representation)
+        self.palette = _palette(data.header) if data.header.PhotometricInterpretation == "PALETTE COLOR" else None
+
+    def __call__(self, frame: bytes | int) -> np.ndarray:
+        stream, index = self.data.stream, frame
+        if isinstance(frame, bytes):
+            stream, index = encapsulate([frame]), 0
+        else:
+            stream.seek(self.data.start)
+        options = self.options | {"number_of_frames": index + 1}
+        with quiet():
+            values, found = self.decoder.as_array(stream, index=index, raw=True, **options)
+            return kept(self.luminance(values, found["photometric_interpretation"]), self.shown)
+
+    def luminance(self, values: np.ndarray, photometric: str) -> np.ndarray:
+        """The luminance [H, W] of decoded values [H, W] or [H, W, 3]."""
+        if self.palette is not None:
+            return self.palette[values & (len(self.palette) - 1)]
+        if photometric.startswith("YBR_FULL"):
+            return np.ascontiguousarray(values[..., 0])
+        if photometric.startswith("YBR_PARTIAL"):
+            return pixels.full_range(np.ascontiguousarray(values[..., 0]))
+        if photometric == "MONOCHROME1":
+            values = ((1 << self.data.header.BitsStored) - 1 - values.astype(np.int64)).astype(values.dtype)
+        return pixels.grey(values)
+
+
+def _palette(header: Dataset) -> np.ndarray:
+    """The luminance that each value stands for, uint8."""
+    entries = np.arange(1 << min(header.BitsAllocated, 16), dtype=np.uint8 if header.BitsAllocated == 8 else np.uint16)
+    colours = pixels.grey(np.ascontiguousarray(apply_color_lut(entries[None], header)))[0]
+    return (colours >> 8).astype(np.uint8) if colours.max() > 255 else colours.astype(np.uint8)
+
+
+def kept(image: np.ndarray | None, shown: np.ndarray | None) -> np.ndarray | None:
+    """The image [H, W], black where `shown` [H, W] is False; as it is where `shown` is None."""
+    return image if image is None or shown is None else np.where(shown, image, image.dtype.type(0))

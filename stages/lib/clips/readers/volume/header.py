@@ -1,0 +1,78 @@
+"""What the header of a volume file states, whatever its format, and what MetaImage, NRRD and NIfTI have in common."""
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.lib.clips.readers.recording import Unreadable
+
+
+class Volume(NamedTuple):
+    """A sequence of pictures in a file.
+
+    Attributes:
+        file, offset, packing: where the pixels lie: first byte, and `raw`, `zlib`, `gzip` or `bzip2` from there on; of what is
+            unpacked, `skipped` bytes come before the pixels.
+        width, height, count, channels: of the pictures, in the order of the file's axes.
+        dtype: of a value; slope, intercept: what turns it into the value that is meant.
+        spacing_mm: of the columns and rows, NaN where unknown.
+        stamps: number of a frame → its time in s; invalid: numbers of the frames without a picture.
+        orientation: see upright in clip.py.
+    """
+
+    file: Path
+    offset: int
+    packing: str
+    width: int
+    height: int
+    count: int
+    channels: int
+    dtype: np.dtype
+    slope: float = 1
+    intercept: float = 0
+    skipped: int = 0
+    spacing_mm: tuple[float, float] = (math.nan, math.nan)
+    fps: float = math.nan
+    stamps: dict[int, float] = {}
+    invalid: frozenset[int] = frozenset()
+    orientation: str = "MF"
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.width * self.height * self.channels * self.dtype.itemsize
+
+
+def three(sizes: list[int]) -> tuple[int, int, int]:
+    """Width, height and number of frames, where at most one axis beside the picture's is longer than 1."""
+    frames = [size for size in sizes[2:] if size != 1]
+    if len(sizes) < 2 or len(frames) > 1:
+        raise Unreadable(f"an array of {' × '.join(map(str, sizes))}: no sequence of pictures")
+    return sizes[0], sizes[1], frames[0] if frames else 1
+
+
+def measured(spacing: list[float]) -> tuple[float, float]:
+    """The spacing of columns and rows in mm; NaN where the file states none, or the 1 × 1 of a file that does not know."""
+    known = len(spacing) >= 2 and spacing[:2] != [1, 1] and min(spacing[:2]) > 0
+    return (spacing[0], spacing[1]) if known else (math.nan, math.nan)
+
+
+def sequence(fields: dict) -> dict:
+    """Orientation and times, as the Plus toolkit writes them into MetaImage and NRRD."""
+    found = [(re.fullmatch(r"Seq_Frame(\d+)_(Timestamp|ImageStatus|Status)", str(key)), value) for key, value in fields.items()]
+    known = [(int(match[1]), match[2], value) for match, value in found if match]
+    stamps = {number: float(value) for number, kind, value in known if kind == "Timestamp"}
+    span = max(stamps.values()) - min(stamps.values()) if stamps else 0
+    invalid = frozenset(number for number, kind, value in known if kind != "Timestamp" and value == "INVALID")
+    orientation = str(fields.get("UltrasoundImageOrientation", "MF")).strip().upper()
+    return {"stamps": stamps, "fps": (len(stamps) - 1) / span if span > 0 else math.nan, "invalid": invalid,
+            "orientation": orientation[:2] if re.match("[MU][FN]|[FN][MU]", orientation) else "MF"}  # fmt: skip
+
+
+def beside(path: Path, name: str) -> Path:
+    """The data file that a header names; it must lie with it: a clip from elsewhere must not open other files."""
+    if "%" in name or name.upper().startswith("LIST") or Path(name).name != name:
+        raise Unreadable("its pixels lie in several files or in another folder: save it as one file")
+    return path.with_name(name)

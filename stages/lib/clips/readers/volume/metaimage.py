@@ -1,0 +1,44 @@
+"""Headers of MetaImage files: .mha, and .mhd with the pixels in a file of its own."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stages.lib.clips.readers.recording import Unreadable
+from stages.lib.clips.readers.volume.header import Volume, beside, measured, sequence, three
+
+META_TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "FLOAT": "f4",
+              "DOUBLE": "f8"}  # fmt: skip
+HEADER_BYTES = 1 << 24  # a longer header is none
+
+
+def read(path: Path) -> Volume:
+    """What the file states.
+
+    Raises:
+        Unreadable: its pixels are text, or its header has no end.
+        Exception: of many kinds, where the header is damaged.
+    """
+    fields = {}
+    with path.open("rb") as file:
+        while "ElementDataFile" not in fields:
+            key, equals, value = file.readline(1 << 16).decode("latin-1").partition("=")
+            if not equals or file.tell() > HEADER_BYTES:
+                raise Unreadable("its header ends before ElementDataFile")
+            fields[key.strip()] = value.strip()
+        offset = file.tell()
+    width, height, count = three([int(size) for size in fields["DimSize"].split()])
+    order = ">" if "True" in (fields.get("BinaryDataByteOrderMSB"), fields.get("ElementByteOrderMSB")) else "<"
+    dtype = np.dtype(order + META_TYPES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")])
+    channels = int(fields.get("ElementNumberOfChannels", 1))
+    if fields.get("BinaryData", "True") != "True":
+        raise Unreadable("its pixels are written as text: save it as binary data")
+    name = fields["ElementDataFile"]
+    file = path if name == "LOCAL" else beside(path, name)
+    if name != "LOCAL":
+        offset = int(fields.get("HeaderSize", 0))
+        offset = offset if offset >= 0 else file.stat().st_size - width * height * count * channels * dtype.itemsize
+    spacing = [float(size) for size in fields.get("ElementSpacing", fields.get("ElementSize", "")).split()]
+    packing = "zlib" if fields.get("CompressedData") == "True" else "raw"
+    return Volume(file, offset, packing, width, height, count, channels, dtype, spacing_mm=measured(spacing),
+                  **sequence(fields))  # fmt: skip

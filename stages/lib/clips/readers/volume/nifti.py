@@ -1,0 +1,43 @@
+"""Headers of NIfTI files, versions 1 and 2: .nii, .nii.gz, and .hdr with the pixels in an .img beside it."""
+
+import gzip
+import math
+from pathlib import Path
+
+import nibabel
+
+from stages.lib.clips.readers.volume.header import Volume, three
+
+SECONDS = {"sec": 1, "msec": 1e-3, "usec": 1e-6}
+MILLIMETRES = {"mm": 1, "meter": 1e3, "micron": 1e-3}
+
+
+def read(path: Path, start: bytes) -> Volume:
+    """What the file states.
+
+    Args:
+        start: first bytes of the file, unpacked.
+
+    Raises:
+        Exception: of many kinds, where the header is damaged.
+    """
+    second = start[4:8] in (b"n+2\0", b"ni2\0")
+    with path.open("rb") as file:
+        packing = "gzip" if file.read(2) == b"\x1f\x8b" else "raw"
+    with (gzip.open if packing == "gzip" else open)(path, "rb") as file:
+        header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(file)
+    width, height, count = three(header.get_data_shape())
+    kind = header.get_data_dtype()
+    channels = len(kind.names) if kind.names else 1  # colours are named fields
+    dtype = kind[0] if kind.names else kind
+    slope, intercept = header.get_slope_inter()
+    unit, clock = header.get_xyzt_units()
+    zooms = [float(zoom) for zoom in header["pixdim"][1:5]]
+    fps = 1 / (zooms[3] * SECONDS[clock]) if clock in SECONDS and header["dim"][0] == 4 and zooms[3] > 0 else math.nan
+    length = MILLIMETRES.get(unit, math.nan)
+    alone = b"n+" in start[:348]
+    file = path if alone else path.with_suffix(".img")  # the pixels of a pair of files lie in the second
+    before = int(header["vox_offset"]) if alone else 0
+    offset, skipped = (0, before) if packing == "gzip" else (before, 0)  # header and pixels are packed together
+    return Volume(file, offset, packing, width, height, count, channels, dtype, slope or 1, intercept or 0, skipped,
+                  (zooms[0] * length, zooms[1] * length), fps)  # fmt: skip
