@@ -23,12 +23,13 @@ import pandas as pd
 from annotated_types import Ge, Le
 from tqdm import tqdm
 
+from stages.lib import faults
 from stages.lib.clips import store, workers
 from stages.lib.clips.crop import given, sheet
 from stages.lib.clips.extraction import COLUMNS, Recipe, extract
 from stages.lib.clips.readers import kinds, reading
 from stages.lib.params import Count, Positive, UserError, require
-from stages.lib.stage import is_machines_fault, run
+from stages.lib.stage import run
 
 LOW_HZ, HIGH_HZ = reading.PLAUSIBLE_HZ
 
@@ -107,7 +108,7 @@ def _columns(result: dict | Exception) -> dict:
     """What `extract` returned, or the reason why it returned nothing; a full disk is no reason to leave a clip out."""
     if isinstance(result, dict):
         return result
-    if is_machines_fault(result):
+    if faults.is_machines_fault(result):
         raise result
     if isinstance(result, BrokenExecutor):
         return {"left_out": "the decoder crashed on it, or it is too large for the memory: convert it to mp4 anew"}

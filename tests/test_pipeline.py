@@ -88,8 +88,8 @@ def test_every_stage_says_what_it_does(stage):
     assert "reads " in purpose and "writes " in purpose
 
 
-FLOORS = ["params", "stage", "revisions", "training", "clips", "networks", "pretraining", "evaluation", "segmentation",
-          "report"]    # of lib
+FLOORS = ["params", "faults", "stage", "revisions", "training", "clips", "networks", "pretraining", "evaluation",
+          "segmentation", "report"]    # of lib
 APART = {("pretraining", "evaluation"), ("pretraining", "segmentation")}         # rooms of one floor
 
 

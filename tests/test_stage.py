@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from stages.lib import stage
+from stages.lib import faults, stage
 from stages.lib.clips import store
 from stages.lib.params import UserError
 from stages.lib.stage import run
@@ -157,19 +158,35 @@ def test_an_error_while_another_is_handled_keeps_the_first_meaning(workspace, mo
 
     with pytest.raises(SystemExit) as stop:
         run(main, "stage", lower="x")
-    assert stop.value.code == f"error: {stage.sentence(first, 'x')}"
+    assert stop.value.code == f"error: {faults.sentence(first, 'x')}"
+
+
+def test_a_stage_does_not_wait_for_a_thread_that_failed(workspace, monkeypatch):
+    """As that of a pool of processes, which would have brought the results."""
+    monkeypatch.setattr("dvc.api.params_show", lambda stages: {"stage": {}})
+
+    def fail():
+        raise RuntimeError("can't start new thread")
+
+    def main():
+        threading.Thread(target=fail).start()
+        threading.Event().wait(60)
+        pytest.fail("waited")
+
+    with pytest.raises(SystemExit, match="^error: this machine has too little memory; lower x"):
+        run(main, "stage", lower="x")
 
 
 def test_torch_and_numpy_without_memory_are_understood():
     for ask in (lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: np.empty(1 << 60, np.uint8)):
         with pytest.raises((RuntimeError, MemoryError)) as error:
             ask()
-        assert "too little memory; lower x" in stage.sentence(error.value, "x")
+        assert "too little memory; lower x" in faults.sentence(error.value, "x")
 
 
 def test_a_full_disk_is_seen_whatever_the_library_says(workspace, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 4096}))
-    assert "the disk is full" in stage.sentence(RuntimeError("PytorchStreamWriter failed writing file"), "")
+    assert "the disk is full" in faults.sentence(RuntimeError("PytorchStreamWriter failed writing file"), "")
 
 
 def test_a_mistake_in_the_code_keeps_its_trace(workspace, monkeypatch):

@@ -5,14 +5,13 @@ permissions or memory are told in plain words. Outputs stay as they were, since 
 (lib/clips/store.py).
 """
 
-import errno
 import inspect
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,19 +24,13 @@ from dvc.scm import SCMError
 from dvc.stage.exceptions import StageNotFound
 from filelock import FileLock, Timeout
 
+from stages.lib import faults
 from stages.lib.params import UserError, checked, refuse_aliases, require
 
 LOCKS = Path(".dvc/tmp/stages")
+FAILED: list[BaseException] = []    # in another thread
 GRACE_S = 8                 # schedulers kill what still runs some ten seconds after they asked it to stop
-FULL_BYTES = 1 << 20        # of free space: less counts as a full disk
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_WORDS = ("No space left on device", "Disk quota exceeded", "requested and", "PytorchStreamWriter failed writing")
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "Insufficient memory", "Cannot allocate memory", "bad_alloc",
-                "could not create a primitive", "can't start new thread")       # of torch, OpenCV, C++, oneDNN, Python
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-REFUSED_WORDS = {os.strerror(number): number for number in REFUSED}     # in torch's and safetensors' errors, without a number
 NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
-UNCHANGED = "`dvc checkout` brings back the last results"
 
 
 def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pipeline: str = "dvc.yaml") -> None:
@@ -64,7 +57,7 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
     except UserError as error:
         sys.exit(f"error: {error}")
     except (Exception, KeyboardInterrupt) as error:
-        if meaning := sentence(first_cause(error), lower):
+        if meaning := faults.sentence(faults.first_cause(error), lower):
             sys.exit(f"error: {meaning}")
         raise
 
@@ -120,12 +113,17 @@ def alone(name: str) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what is half done is cleared away; after GRACE_S it ends the process."""
+    """SIGTERM ends the block as Ctrl-C does, so that what is half done is cleared away; after GRACE_S it ends the process.
+
+    So does a thread that fails, such as that of a pool of processes, for whose results the block would wait for ever.
+    """
     before = {number: signal.signal(number, action) for number, action in ((signal.SIGTERM, _stop), (signal.SIGALRM, _end))}
+    hook, threading.excepthook = threading.excepthook, _stop_for
     try:
         yield
     finally:
         signal.alarm(0)
+        threading.excepthook = hook
         for number, action in before.items():
             signal.signal(number, action)
 
@@ -133,59 +131,17 @@ def stoppable() -> Iterator[None]:
 def _stop(number: int, place: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.alarm(GRACE_S)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt from (FAILED.pop() if FAILED else None)
+
+
+def _stop_for(failed: threading.ExceptHookArgs) -> None:
+    if not faults.is_machines_fault(failed.exc_value):
+        threading.__excepthook__(failed)
+    FAILED.append(failed.exc_value)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
 
 def _end(number: int, place: FrameType | None) -> None:
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(128 + signal.SIGTERM)
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """A signal, or the machine's fault, in whose handling the error arose; else the error itself."""
-    chain = [error]
-    while chain[-1].__context__ is not None:
-        chain.append(chain[-1].__context__)
-    return next((each for each in chain if isinstance(each, KeyboardInterrupt) or is_machines_fault(each)), error)
-
-
-def sentence(error: BaseException, lower: str) -> str:
-    """What an error means that is no mistake in the code; '' for any other.
-
-    Args:
-        lower: the parameter that decides how much memory the stage needs.
-    """
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped; the next `dvc repro` goes on from the last epoch or fold that was done, if there is one"
-    if without_memory(error):
-        place = "the GPU has" if "CUDA" in str(error) else "this machine has"
-        return f"{place} too little memory; lower {lower} and run again; {UNCHANGED}"
-    told = [REFUSED_WORDS[words] for words in REFUSED_WORDS if words in str(error)]
-    number = getattr(error, "errno", None) or next(iter(told), None)
-    path = getattr(error, "filename", None) or "the project's folder"
-    if without_space(error):
-        return f"the disk is full, nothing more could be written to {path}; free some space and run again; {UNCHANGED}"
-    if number in REFUSED:
-        return f"{path} may not be read or written ({os.strerror(number)}); change its permissions and run again; {UNCHANGED}"
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{path} is gone, or was never made; `dvc repro` makes what a stage has to make; {UNCHANGED}"
-    return f"{path}: {error.strerror or error}; {UNCHANGED}" if isinstance(error, OSError) else ""
-
-
-def is_machines_fault(error: BaseException) -> bool:
-    """Whether an error tells of the machine, which has too little memory or space, and not of the file that was read."""
-    return without_memory(error) or without_space(error)
-
-
-def without_space(error: BaseException) -> bool:
-    """Also NumPy's, torch's and safetensors' errors about a file that could not be written to its end; they have no number."""
-    told = any(words in str(error) for words in FULL_WORDS)
-    return getattr(error, "errno", None) in FULL or told or shutil.disk_usage(".").free < FULL_BYTES
-
-
-def without_memory(error: BaseException) -> bool:
-    """Python's and NumPy's MemoryError, the system's, and what libraries say in ordinary errors."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    told = isinstance(error, Exception) and any(words in str(error) for words in MEMORY_WORDS)
-    return named or told or getattr(error, "errno", None) == errno.ENOMEM

@@ -46,6 +46,10 @@ def each(work: Callable, jobs: dict[Hashable, tuple], count: int) -> Iterator[tu
             if not isinstance(error, BrokenProcessPool) or len(jobs) == 1:
                 del unfinished[futures[future]]
                 yield futures[future], error or future.result()
+    except BaseException:       # a signal, a failure here, or no more results wanted: nothing to wait for
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     for key in list(unfinished)[: 2 * count + 1]:  # the pool hands out so many ahead of time

@@ -69,7 +69,7 @@ class FrozenFeatures:
         if not self.calibrate:
             return self.values
         inside = self.frames.table["clip"].isin(training.parts["training"] | training.parts["inner"]).to_numpy()
-        set_statistics(self.backbone, self.frames.grey[torch.from_numpy(inside).to(self.frames.grey.device)], self.views)
+        set_statistics(self.backbone, self.frames.grey[torch.tensor(inside, device=self.frames.grey.device)], self.views)
         return features(self.backbone, self.frames.grey, self.views)
 
     def held_out(self, trainings: list[tuple]) -> np.ndarray:

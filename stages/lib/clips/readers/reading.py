@@ -75,6 +75,8 @@ def _sampled(
     sample = sampling.sample(_steady(recording, stated, stamped=not overruled), every_s, most)
     whole = sample.span_s > 0 and not (recording.damaged and believed)  # of a damaged clip frames are missing
     measured = (sample.read - 1) / sample.span_s if whole else stated
+    if overruled and believed and not recording.fps / 2 <= fps <= recording.fps * 2:
+        notes.append(f"its file states {recording.fps:.6g} frames a second, the list of clips {fps:g}, which is taken")
     if overruled or math.isnan(stated):
         if not (overruled or believed or math.isnan(recording.fps)):
             notes.append(f"its file states {recording.fps:.6g} frames a second, which is not believed: no times")
