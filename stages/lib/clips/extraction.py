@@ -52,7 +52,7 @@ def extract(
         clip = reading.read(path, fps, recipe.frame_rate_hz, recipe.max_frames_per_clip, recipe.assumed_frame_rate_hz)
     except Unreadable as error:
         return facts | {"left_out": str(error)}
-    facts |= clip.facts
+    facts |= clip.facts | {"checksum": _checksum(path, *clip.files)}
     if not clip.images:
         return facts | {"left_out": "no frame can be decoded: each is damaged"}
     if masks and len(clip.images) > 1:
@@ -99,9 +99,9 @@ def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarr
     return numbers
 
 
-def _checksum(path: Path) -> str:
-    """Of a clip's files; '' where there is none."""
-    digest, files = hashlib.blake2b(digest_size=16), kinds.files_of(path)
+def _checksum(path: Path, *others: Path) -> str:
+    """Of a clip's files and of others that hold its pixels; '' where there is none."""
+    digest, files = hashlib.blake2b(digest_size=16), [*kinds.files_of(path), *others]
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

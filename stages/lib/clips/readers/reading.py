@@ -19,13 +19,14 @@ LEAP_S = 60  # so is a time stamp this far from the one before it
 
 class Clip(NamedTuple):
     """images: T x uint8 [H, W], all of one size on square pixels; numbers and times_s of each in the recording; `facts` for
-    clips.csv; region: left, top, width, height of the tissue, where the file states it."""
+    clips.csv; region: left, top, width, height of the tissue, where the file states it; files: others that hold its pixels."""
 
     images: list[np.ndarray]
     numbers: list[int]
     times_s: list[float]
     facts: dict
     region: tuple[int, int, int, int] | None
+    files: list[Path]
 
 
 def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -> Clip:
@@ -52,7 +53,7 @@ def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -
         down, right = height / recording.shape[0], width / recording.shape[1]
         facts |= {"height": height, "width": width, "mm_per_px": round(recording.mm_per_px / down, 6)}
         region = region and tuple(round(side * scale) for side, scale in zip(region, (right, down) * 2, strict=True))
-    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region)
+    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region, recording.files)
 
 
 def plausible(fps: float) -> bool:
