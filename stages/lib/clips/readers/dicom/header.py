@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from pydicom import Dataset, dcmread
 
+from stages.lib.clips.readers import times
 from stages.lib.clips.readers.recording import Unreadable
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote the header
@@ -78,12 +79,12 @@ def complete(header: Dataset) -> None:
 def frame_times(header: Dataset, notes: list[str]) -> tuple[float, list[float]]:
     """Frame rate in Hz, NaN if none is stated, and the times of the frames in s, where each is stated."""
     steps_ms = values(header, "FrameTimeVector")
-    forward = [step for step in steps_ms[1:] if step > 0]
-    if forward:
+    rate_hz = times.frame_rate_hz(np.divide(steps_ms[1:], 1000))
+    if rate_hz > 0:
         count = header.get("NumberOfFrames") or len(steps_ms)
         if count != len(steps_ms):
             notes.append(f"it states the times of {len(steps_ms)} frames, and that it has {count}: the others follow evenly")
-        return 1000 / float(np.median(forward)), list(np.cumsum([0, *steps_ms[1:]]) / 1000)
+        return rate_hz, list(np.cumsum([0, *steps_ms[1:]]) / 1000)
     if (frame_time_ms := _positive(header, "FrameTime")) > 0:
         return 1000 / frame_time_ms, []
     return _positive(header, "CineRate") or _positive(header, "RecommendedDisplayFrameRate") or math.nan, []

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stages.lib.clips.readers import times
 from stages.lib.clips.readers.recording import Unreadable
 
 
@@ -75,10 +76,9 @@ def sequence(fields: dict) -> dict:
     known = [(int(match[1]), match[2], value) for match, value in found if match]
     stamps = {place: number(value) for place, kind, value in known if kind == "Timestamp"}
     steps = np.diff([stamps[place] for place in sorted(stamps)])
-    forward = steps[np.isfinite(steps) & (steps > 0)]
     invalid = frozenset(place for place, kind, value in known if kind != "Timestamp" and value == "INVALID")
     orientation = str(fields.get("UltrasoundImageOrientation", "MF")).strip().upper()
-    return {"stamps": stamps, "fps": 1 / float(np.median(forward)) if len(forward) else math.nan, "invalid": invalid,
+    return {"stamps": stamps, "fps": times.frame_rate_hz(steps), "invalid": invalid,
             "orientation": orientation[:2] if re.match("[MU][FN]|[FN][MU]", orientation) else "MF"}  # fmt: skip
 
 
