@@ -27,6 +27,13 @@ with stage.stoppable(), stage.alone("stage"):
 """
 
 
+@pytest.fixture(autouse=True)
+def no_alarm():
+    """A stage without memory ends its process some seconds later; here it is that of the tests."""
+    yield
+    signal.alarm(0)
+
+
 @pytest.fixture
 def sleeper(workspace):
     """Start a process that holds the lock of `stage` and runs a body; it is killed at the end of the test."""
@@ -59,7 +66,7 @@ def test_a_second_run_of_a_stage_says_who_runs_it(sleeper):
 def test_the_lock_is_free_however_its_holder_ends(sleeper, number):
     process = sleeper()
     process.send_signal(number)
-    process.wait(20)
+    process.wait(60)
     with stage.alone("stage"):
         pass
     with stage.alone("stage"):
@@ -91,7 +98,7 @@ def test_a_signal_to_stop_lets_the_block_clear_away(sleeper, workspace):
     process = sleeper(body.strip())
     assert process.stdout.readline() == "half\n"
     process.terminate()
-    assert process.wait(20) != 0
+    assert process.wait(60) != 0
     assert not list(workspace.glob("out*"))
 
 
@@ -175,6 +182,25 @@ def test_a_stage_does_not_wait_for_a_thread_that_failed(workspace, monkeypatch):
 
     with pytest.raises(SystemExit, match="^error: this machine has too little memory; lower x"):
         run(main, "stage", lower="x")
+
+
+HANGING = """
+import threading, time
+from stages.lib import stage
+stage.GRACE_S = 1
+stage._declared = lambda *_: {"other": {}}
+def main():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise MemoryError
+stage.run(main, "other", lower="x")
+"""
+
+
+def test_a_stage_without_memory_does_not_wait_for_its_threads(workspace):
+    """Python's end would wait for a thread that hangs."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", HANGING], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stderr.startswith("error: this machine has too little memory; lower x")
 
 
 def test_torch_and_numpy_without_memory_are_understood():

@@ -57,7 +57,10 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
     except UserError as error:
         sys.exit(f"error: {error}")
     except (Exception, KeyboardInterrupt) as error:
-        if meaning := faults.sentence(faults.first_cause(error), lower):
+        cause = faults.first_cause(error)
+        if faults.without_memory(cause):
+            _end_soon()
+        if meaning := faults.sentence(cause, lower):
             sys.exit(f"error: {meaning}")
         raise
 
@@ -139,6 +142,12 @@ def _stop_for(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
     FAILED.append(failed.exc_value)
     signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+
+def _end_soon() -> None:
+    """End the process after GRACE_S: without memory threads neither start nor end, and Python's end would wait for them."""
+    signal.signal(signal.SIGALRM, lambda number, place: os._exit(1))
+    signal.alarm(GRACE_S)
 
 
 def _end(number: int, place: FrameType | None) -> None:
