@@ -12,7 +12,7 @@ from test_fan import film, sector
 
 from stages import extract_frames
 from stages.lib.clips import catalogue, fan, store
-from stages.lib.clips.crop import given, sheet
+from stages.lib.clips.crop import given, sheet, text
 from stages.lib.params import UserError
 
 CLIPS = ["convex/a.mp4", "convex/b.mp4", "linear/c.mp4"]
@@ -101,20 +101,53 @@ def test_the_page_shows_uncertain_crops_first_and_clips_left_out_with_their_reas
     clips = [clip | {"clip": "a<b>.mp4", "frames_odd": 3}, clip | {"clip": "c.mp4", "crop_uncertain": "2 pictures & more"},
              clip | {"clip": "d.mp4", "left_out": "all frames are black", "picture": ""}]
     sheet.write(tmp_path / "crops/toy.html", "toy", clips)
-    text = (tmp_path / "crops/toy.html").read_text(encoding="utf-8")
-    page = Page(text)
+    code = (tmp_path / "crops/toy.html").read_text(encoding="utf-8")
+    page = Page(code)
     assert [re.sub(r"\s+", " ", part).strip()[:18] for part in page.sections] == [
         "Uncertain crops (1", "Other crops (1) a<", "Clips left out (1)"]
     assert "2 pictures & more" in page.sections[0] and "3 odd frames" in page.sections[1]
     assert "all frames are black" in page.sections[2]
     assert len(page.images) == 2 and all("1, top 2, 30 × 40 of 60 × 50 px" in image["alt"] for image in page.images)
     assert all(link.startswith(("data:", "#")) for link in page.links)           # nothing from elsewhere
-    assert "a<b>" not in text and not list(tmp_path.rglob("*.partial"))
+    assert "a<b>" not in code and not list(tmp_path.rglob("*.partial"))
     named = clip | {"clip": "e.dcm", "burned_in": "yes", "notes": "odd & old"}
     sheet.write(tmp_path / "crops/toy.html", "toy", [*clips, named])
     page = Page((tmp_path / "crops/toy.html").read_text(encoding="utf-8"))
     assert "names or dates stand in the picture" in page.sections[1] and "odd & old" in page.sections[1]
     assert [name in page.sections[number] for number, name in enumerate(["c.mp4", "e.dcm", "a<b>.mp4", "d.mp4"])] == [True] * 4
+
+
+def written_on(frames, words, height_px=12):
+    """The frames with words in the middle, in white."""
+    frames = [frame.copy() for frame in frames]
+    for frame in frames:
+        cv2.putText(frame, words, (60, 110), cv2.FONT_HERSHEY_SIMPLEX, height_px / 21, 255, 1, cv2.LINE_AA)
+    return frames
+
+
+def smooth_noise(count, seed):
+    """Moving speckle of a tissue's look, T x uint8 [200, 300]."""
+    rng = np.random.default_rng(seed)
+    noise = [cv2.GaussianBlur(rng.normal(0, 1, (200, 300)).astype(np.float32), (0, 0), 3) for _ in range(count)]
+    return [(90 + 220 * image).clip(0, 235).astype(np.uint8) for image in noise]
+
+
+@pytest.mark.parametrize("words", ["DOE JANE", "19700101"])
+@pytest.mark.parametrize("height_px", [10, 16])
+@pytest.mark.parametrize("count", [1, 8])
+def test_text_inside_the_fan_is_found(words, height_px, count):
+    whole = fan.Fan("full", (0, 0, 300, 200), np.full((200, 300), 255, np.uint8))
+    below = fan.Fan("given", (0, 120, 300, 80), np.full((80, 300), 255, np.uint8))
+    dark = [image // 3 for image in smooth_noise(count, 0)]
+    assert text.found(written_on(dark, words, height_px), whole)
+    assert not text.found(written_on(dark, words, height_px), below)               # it stands beside the fan
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_speckle_is_no_text(seed, count):
+    whole = fan.Fan("full", (0, 0, 300, 200), np.full((200, 300), 255, np.uint8))
+    assert not text.found(smooth_noise(count, seed), whole)
 
 
 def write_video(path, frames):

@@ -6,6 +6,7 @@ import pandas as pd
 # train, held_out: the clip is in the set. left_out: it is not; the reason says why. frames_dropped: some of its frames are not.
 # copy: it looks like another clip of the set, copy_of. uncertain_crop: its crop may be wrong (reports/crops/<source>.html).
 # frames_damaged: some could not be decoded. noted: what was not believed. burned_in: names may stand in its picture.
+BURNED_IN = {"yes": "its file says so", "text": "letters inside its crop"}
 OUTCOMES = ["train", "held_out", "left_out", "frames_dropped", "copy", "uncertain_crop", "frames_damaged", "noted", "burned_in"]
 
 
@@ -24,7 +25,7 @@ def audit(clips: pd.DataFrame) -> pd.DataFrame:
         ("uncertain_crop", clips["crop_uncertain"], clips["frames_kept"]),
         ("frames_damaged", np.where(clips["frames_damaged"] > 0, "damaged frames", ""), clips["frames_damaged"]),
         ("noted", clips["notes"], clips["frames_kept"]),
-        ("burned_in", np.where(clips["burned_in"] == "yes", "its file says so", ""), clips["frames_kept"]),
+        ("burned_in", clips["burned_in"].map(BURNED_IN).fillna(""), clips["frames_kept"]),
     ):
         noted = clips.assign(outcome=outcome, reason=reasons, frames=frames)[entered & (reasons != "")]
         notes.append(noted if outcome == "copy" else noted.assign(copy_of="", distance=np.nan))

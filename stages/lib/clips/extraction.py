@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 
 from stages.lib.clips import fan, sampling, store
-from stages.lib.clips.crop import choice, sheet
+from stages.lib.clips.crop import choice, sheet, text
 from stages.lib.clips.crop.given import Given
 from stages.lib.clips.readers import kinds, reading
 from stages.lib.clips.readers.recording import Unreadable
 
 # In clips.csv beside the source's table: size on square pixels; frames read, kept, all black among those looked at, damaged;
 # what the crop went by, its box in px, why it may be wrong, and how many frames show something else (stages/lib/clips/crop);
-# blake2b of the files; how values became grey levels; height of a pixel in mm; `yes` where the file says that names or dates
-# stand in the picture; sentences on what was not believed; the probe's geometry in sides of the kept frames, the half angle in
-# radians, empty where it could not be told.
+# blake2b of the files; how values became grey levels; height of a pixel in mm; burned_in, `yes` where the file says that names
+# or dates stand in the picture, `text` where letters were found inside the crop; sentences on what was not believed; the
+# probe's geometry in sides of the kept frames, the half angle in radians, empty where it could not be told.
 COLUMNS = dict.fromkeys(("height", "width", "frames_read", "frames_kept", "frames_black", "frames_damaged"), 0)
 COLUMNS |= choice.COLUMNS | {"checksum": "", "grey": "", "mm_per_px": math.nan, "burned_in": "", "notes": ""}
 COLUMNS |= dict.fromkeys(store.FAN, math.nan)
@@ -72,7 +72,9 @@ def extract(
     if not lit:
         return facts | shown(clip.images) | {"left_out": "all frames are black"}
     chosen = sampling.spread(lit, recipe.max_frames_per_clip)
-    facts |= shown([clip.images[index] for index in chosen])
+    kept = [clip.images[index] for index in chosen]
+    facts |= shown(kept)
+    facts["burned_in"] = facts["burned_in"] or ("text" if text.found(kept, area) else "")
     if masks:
         np.save(f"{target}.masks.npy", lesions(masks, clip.images[0].shape, cut)[None])
     np.save(f"{target}.frames.npy", np.stack([squares[index] for index in chosen]))

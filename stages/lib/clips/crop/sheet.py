@@ -40,8 +40,7 @@ def picture(frames: Sequence[np.ndarray], fan: Fan) -> str:
 
 
 def write(path: Path, source: str, clips: list[dict]) -> None:
-    """Write the page: uncertain crops first, then the clips whose file says that names or dates stand in the picture, then the
-    others, then the clips that were left out.
+    """Write the page: uncertain crops first, then the clips with text in the picture, then the others, then those left out.
 
     Args:
         clips: the rows of clips.csv with `picture`, a data URI, empty for a clip without frames.
