@@ -23,7 +23,7 @@ from stages.lib.clips import copies, store
 from stages.lib.clips.audit import audit
 from stages.lib.clips.tasks import Task, groups, read_task
 from stages.lib.params import Names, Seed, UserError, different, having, require
-from stages.lib.stage import run
+from stages.lib.running.stage import run
 
 
 def _label(text: str) -> str:

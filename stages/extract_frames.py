@@ -23,13 +23,13 @@ import pandas as pd
 from annotated_types import Ge, Le
 from tqdm import tqdm
 
-from stages.lib import faults
 from stages.lib.clips import store, workers
 from stages.lib.clips.crop import given, sheet
 from stages.lib.clips.extraction import COLUMNS, Recipe, extract
 from stages.lib.clips.readers import kinds, reading
 from stages.lib.params import Count, Positive, UserError, require
-from stages.lib.stage import run
+from stages.lib.running import faults
+from stages.lib.running.stage import run
 
 LOW_HZ, HIGH_HZ = reading.PLAUSIBLE_HZ
 

@@ -40,7 +40,7 @@ from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import Init
 from stages.lib.networks.normalisation import filled_in
 from stages.lib.params import Count, Seed, Seeds, block_of, checked, from_params
-from stages.lib.stage import run
+from stages.lib.running.stage import run
 from stages.lib.training.optimizer import OptimizerBlock
 from stages.lib.training.views import Views, ViewsBlock
 

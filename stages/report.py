@@ -45,7 +45,7 @@ from stages.lib.report.files import read
 from stages.lib.report.neighbourhoods import Map
 from stages.lib.report.page import filled, render
 from stages.lib.report.results import evaluate, lesions
-from stages.lib.stage import run
+from stages.lib.running.stage import run
 
 PAGES = ("reports/report.html", "models/README.md", "reports/data_card.md")  # from stages/lib/report/page/<file name>.j2
 METRICS = (  # the scores in reports/metrics.json

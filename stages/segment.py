@@ -29,8 +29,8 @@ from stages.lib.networks.initial import Init
 from stages.lib.networks.mask_rcnn import LEVELS
 from stages.lib.networks.normalisation import filled_in
 from stages.lib.params import Count, Fraction, Seed, from_params, require
+from stages.lib.running.stage import run
 from stages.lib.segmentation.cross_validation import Recipe, cross_validate, score
-from stages.lib.stage import run
 from stages.lib.training.optimizer import OptimizerBlock
 from stages.lib.training.views import Views, ViewsBlock
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from stages.lib.clips import workers
 from stages.lib.clips.store import replacing
 from stages.lib.params import Count, Positive, Seed, require
-from stages.lib.stage import run
+from stages.lib.running.stage import run
 from stages.phantoms import breast, gallbladder, liver
 from stages.phantoms.recording import Clip, record
 

@@ -97,7 +97,7 @@ def test_a_picture_shows_first_middle_and_last_frame_with_the_outline_of_the_cro
 def test_the_page_shows_uncertain_crops_first_and_clips_left_out_with_their_reason(tmp_path):
     uri = sheet.picture([np.full((50, 60), 90, np.uint8)], fan.Fan("full", (0, 0, 60, 50), np.full((50, 60), 255, np.uint8)))
     clip = {"crop": "fan", "crop_left": 1, "crop_top": 2, "crop_width": 30, "crop_height": 40, "width": 60, "height": 50,
-            "crop_uncertain": "", "frames_odd": 0, "left_out": "", "picture": uri}
+            "crop_uncertain": "", "frames_odd": 0, "left_out": "", "picture": uri, "burned_in": "", "notes": ""}
     clips = [clip | {"clip": "a<b>.mp4", "frames_odd": 3}, clip | {"clip": "c.mp4", "crop_uncertain": "2 pictures & more"},
              clip | {"clip": "d.mp4", "left_out": "all frames are black", "picture": ""}]
     sheet.write(tmp_path / "crops/toy.html", "toy", clips)
@@ -110,6 +110,11 @@ def test_the_page_shows_uncertain_crops_first_and_clips_left_out_with_their_reas
     assert len(page.images) == 2 and all("1, top 2, 30 × 40 of 60 × 50 px" in image["alt"] for image in page.images)
     assert all(link.startswith(("data:", "#")) for link in page.links)           # nothing from elsewhere
     assert "a<b>" not in text and not list(tmp_path.rglob("*.partial"))
+    named = clip | {"clip": "e.dcm", "burned_in": "yes", "notes": "odd & old"}
+    sheet.write(tmp_path / "crops/toy.html", "toy", [*clips, named])
+    page = Page((tmp_path / "crops/toy.html").read_text(encoding="utf-8"))
+    assert "names or dates stand in the picture" in page.sections[1] and "odd & old" in page.sections[1]
+    assert [name in page.sections[number] for number, name in enumerate(["c.mp4", "e.dcm", "a<b>.mp4", "d.mp4"])] == [True] * 4
 
 
 def write_video(path, frames):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from stages.lib.params import UserError
-from stages.lib.stage import run
+from stages.lib.running.stage import run
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from stages.lib.params import UserError, checked
-from stages.lib.stage import run
+from stages.lib.running.stage import run
 
 
 def stage(rate: float, frames: int, names: list, steps: int | None):

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recordings import speckle
+from test_dicom import SECRETS, cine
+from test_dicom import save as dicom_clip
 from test_extract_frames import film, write_images, write_video
 
 from stages import extract_frames
@@ -95,6 +98,16 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_go_on(project, caps
     said = capsys.readouterr().out
     assert all(f"left out: {clip}: {reason}" in said for clip, reason in reasons.items() if reason)
     assert "3 of 7 clips" in said and "cross-validation" not in said
+
+
+def test_a_dicom_clip_is_predicted_and_its_header_stays_with_it(project, capsys):
+    save("models/lungs.safetensors")
+    dicom_clip(cine(speckle(12), FrameTime="100", BurnedInAnnotation="YES"), project / "clip.dcm")
+    clips, frames = run("clip.dcm")
+    assert (clips["clip"].item(), clips["frames"].item(), clips["left_out"].item()) == ("clip.dcm", 6, "")
+    assert list(frames["time_s"]) == pytest.approx(np.arange(6) / 5)
+    said = capsys.readouterr().out + Path("out/clips.csv").read_text() + Path("out/frames.csv").read_text()
+    assert not [secret for secret in SECRETS if secret in said]
 
 
 def test_no_clip_at_all_is_one_sentence_and_nothing_is_written(project):

@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image
 from recordings import speckle, write_av
 
+from stages.lib.clips import extraction
 from stages.lib.clips.readers import kinds, pixels, reading, several
 from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.clips.readers.volume.unpacking import unpacked
@@ -360,6 +361,20 @@ def test_metaimage_of_oblong_pixels_and_with_a_file_of_its_own(tmp_path):
         (tmp_path / "a.mhd").write_bytes(head + name.encode() + b"\n")
         with pytest.raises(Unreadable, match="another folder|is missing"):
             read(tmp_path / "a.mhd")
+
+
+def test_the_checksum_of_a_clip_counts_the_file_of_its_pixels(tmp_path):
+    """Two recordings of one scanner may have equal headers: they are not the same clip."""
+    found = []
+    for number, name in enumerate(("one", "two", "one again")):
+        frames = speckle(3, seed=number % 2)
+        (tmp_path / name).mkdir()
+        head = write_volume(tmp_path / name / "a.mhd", frames).read_bytes().partition(b"LOCAL")[0]
+        (tmp_path / name / "a.mhd").write_bytes(head + b"a.raw\n")
+        (tmp_path / name / "a.raw").write_bytes(np.stack(frames).tobytes())
+        recipe = extraction.Recipe(3.0, 30, 25.0, 32)
+        found.append(extraction.extract(tmp_path / name / "a.mhd", math.nan, tmp_path / name, [], None, recipe)["checksum"])
+    assert found[0] != found[1] and found[0] == found[2]
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])

@@ -14,6 +14,7 @@ from test_report import run as run  # the fixture
 
 from stages import report
 from stages.lib.evaluation.floors import NAMES
+from stages.lib.evaluation.folds import GIVEN
 from stages.lib.params import UserError
 
 
@@ -110,3 +111,11 @@ def test_outside_tests_are_scored_by_seed_and_their_copies_are_counted(run):
 
 def test_without_outside_tests_the_page_has_no_such_table(run):
     assert "Outside tests" not in made()[0]
+
+
+def test_the_page_says_where_the_clip_table_gave_the_folds(run):
+    assert "folds are those that its clip table gives" not in made()[0]
+    edit("reports/predictions/pocus.csv", lambda table: table.assign(division=GIVEN))
+    report.main(**parameters())
+    page = Path("reports/report.html").read_text(encoding="utf-8")
+    assert page.count("Its folds are those that its clip table gives, not 5 folds by patient.") == 1

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import faults, stage
 from stages.lib.clips import store
 from stages.lib.params import UserError
-from stages.lib.stage import run
+from stages.lib.running import faults, stage
+from stages.lib.running.stage import run
 
 ROOT = Path(__file__).parents[1]
 SLEEPER = """
 import sys, time
-from stages.lib import stage
+from stages.lib.running import stage
 with stage.stoppable(), stage.alone("stage"):
     print("begun", flush=True)
     {body}
@@ -206,7 +206,7 @@ def test_a_stage_does_not_wait_for_a_thread_that_failed(workspace, monkeypatch):
 
 HANGING = """
 import threading, time
-from stages.lib import stage
+from stages.lib.running import stage
 stage.GRACE_S = 1
 stage._declared = lambda *_: {"other": {}}
 def main():

@@ -13,11 +13,11 @@ from recordings import speckle
 from test_report import NASTY, Page
 
 from stages import extract_frames
-from stages.lib import stage
 from stages.lib.clips import store
 from stages.lib.networks import checkpoint
 from stages.lib.networks.initial import read_weights
 from stages.lib.params import UserError, refuse_aliases
+from stages.lib.running import stage
 from stages.lib.training.resume import Resume
 from stages.tools.trained_network import restore
 

@@ -74,7 +74,7 @@ def _udiat(folder: Path) -> tuple[Found, Masks]:
     number = entries["Image"].str.strip().str.removesuffix(".png").str.lstrip("0")
     labels = dict(zip(number, entries["Type"].str.strip().str.lower(), strict=True))
     found = []
-    for image in catalogue.images(folder / "original"):
+    for image in catalogue.files(folder / "original"):
         label = labels.get(image.stem.lstrip("0"), "")
         reason = "" if label in CLASSES else f"label unknown: {label or 'no line'} in {path.name}"
         found.append((image, "" if reason else label, reason))

@@ -14,7 +14,7 @@ import pandas as pd
 from stages.lib.evaluation.comparison import compare, predictions
 from stages.lib.evaluation.scores import by_run
 from stages.lib.params import UserError
-from stages.lib.stage import show
+from stages.lib.running.stage import show
 
 
 def main(first: str, second: str, tasks: list[str]) -> None:

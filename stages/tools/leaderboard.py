@@ -21,7 +21,7 @@ from stages.lib.evaluation.scores import by_run, outcome_counts
 from stages.lib.params import UserError, require
 from stages.lib.report.page import render
 from stages.lib.revisions import experiments
-from stages.lib.stage import show
+from stages.lib.running.stage import show
 from stages.tools.experiments import Configuration, changed_parameters, configurations, differences, same_clips
 
 NUMBERS = ("balanced_accuracy", "sd", "low", "high", "frame_accuracy", "published_protocol_accuracy", "difference_to_best",

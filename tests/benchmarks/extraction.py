@@ -4,7 +4,8 @@
 
 The bare loop calls cap.read() to the end of every clip and keeps nothing. Its decoder has one thread, as that of the
 extraction, which shares the cores out by clips; a further row gives it the threads that OpenCV takes by itself. The
-rows take turns, so that a busy machine slows all of them; medians are printed.
+rows take turns, so that a busy machine slows all of them; medians are printed. Processor seconds, of all processes together,
+say less about the wait of a user and more about a machine that others use, too.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import cv2
+import psutil
 
 from stages import extract_frames
 from stages.lib.clips import workers
@@ -44,10 +46,17 @@ def extraction(processes: int) -> None:
         extract_frames.main("pocus", "raw", 3.0, 30, 25.0, 64, "fan")
 
 
-def timed(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds on the clock, and of the processors."""
+    start, before = time.perf_counter(), processor_s()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, processor_s() - before
+
+
+def processor_s() -> float:
+    """Of this process, of those that it has started, and of those that have ended and were theirs."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(sum(process.cpu_times()[:4]) for process in family)
 
 
 def main(repetitions: int) -> None:
@@ -66,13 +75,19 @@ def main(repetitions: int) -> None:
             "extraction, 1 process": partial(extraction, 1),
             "extraction, 2 processes": partial(extraction, 2),
         }
-        seconds = {name: [] for name in rows}
+        seconds, processor = {name: [] for name in rows}, {name: [] for name in rows}
+        extraction(1)  # once before, so that no row reads the clips from the disk
         for _ in range(repetitions):
             for name, work in rows.items():
-                seconds[name].append(timed(work))
+                clock_s, used_s = timed(work)
+                seconds[name].append(clock_s)
+                processor[name].append(used_s)
         threads, bare_1, bare_2, own_1, own_2 = (median(values) for values in seconds.values())
         for name, values in seconds.items():
-            print(f"{name:40s} {median(values):6.2f} s ({min(values):.2f} to {max(values):.2f})")
+            print(f"{name:40s} {median(values):6.2f} s ({min(values):.2f} to {max(values):.2f}), processors "
+                  f"{median(processor[name]):6.2f} s ({min(processor[name]):.2f} to {max(processor[name]):.2f})")
+        _, bare_used, _, own_used, _ = (median(values) for values in processor.values())
+        print(f"extraction / bare loop, 1 process, by processor seconds: {bare_used / own_used:.2f}")
         print(f"extraction / bare loop, speed: {bare_1 / own_1:.2f} with 1 process, {bare_2 / own_2:.2f} with 2, "
               f"{threads / own_1:.2f} where OpenCV takes its threads")
         print(f"2 processes / 1, speed: extraction {own_1 / own_2:.2f}, bare loop {bare_1 / bare_2:.2f}")

@@ -57,7 +57,7 @@ VIEWS = {key: value for key, value in PARAMS["methods"]["simclr"]["views"].items
 # Key encoders and rates that are made for a start from ImageNet weights, or for many thousands of steps, would stand still.
 # USCL learns without labels here, as the others do.
 SHORT = {"uscl": {"label_weight": 0.0}, "moco_v2": {"key_momentum": 0.99}, "cycle_contrast": {"key_momentum": 0.99},
-         "byol": {"key_momentum": 0.95, "optimizer": {"learning_rate": 1e-3}},
+         "byol": {"key_momentum": 0.99},
          "ucl": {"key_momentum": 0.99, "optimizer": {"learning_rate": 0.03}}}
 
 

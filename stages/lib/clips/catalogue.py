@@ -12,7 +12,7 @@ from stages.lib.clips.readers.several import holds_several
 from stages.lib.params import UserError, require
 
 COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "left_out"]
-IMAGES = set(".apng .bmp .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split())
+IMAGES = set(".apng .avif .bmp .jp2 .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split())
 FORMULA = re.compile(r"[=@+-][^(|!]*[(|!]")              # what a spreadsheet would compute or start
 UNKNOWN = {"nan", "none", "null", "n/a", "na", "<na>", "unknown", "-", "?"}  # patients: what stands for an empty field
 NOTES = set(".csv .db .dvc .html .ini .json .md .pdf .txt .xlsx .xml .yaml".split())
@@ -32,6 +32,12 @@ def natural(path: Path) -> tuple:
 def images(folder: Path) -> list[Path]:
     """The image files directly in `folder`, in natural order; none where there is no such folder."""
     return sorted((path for path in folder.glob("*") if is_image(path) and path.is_file()), key=natural)
+
+
+def files(folder: Path) -> list[Path]:
+    """The files directly in `folder` that can be meant as clips, in natural order: no notes, no hidden ones."""
+    there = (path for path in folder.glob("*") if path.is_file() and not path.name.startswith(".") and not _is_note(path))
+    return sorted(there, key=natural)
 
 
 def recordings(folder: Path) -> list[Path]:
@@ -80,7 +86,7 @@ def listed(lists: list[Path], folder: Path, labels: dict[str, str]) -> list[tupl
     Raises:
         UserError: there are images, and a list is missing or no such csv.
     """
-    there = images(folder)
+    there = files(folder)
     found = []
     for path in lists if there else []:
         try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,31 +53,36 @@ def extract(
         clip = reading.read(path, fps, recipe.frame_rate_hz, recipe.max_frames_per_clip, recipe.assumed_frame_rate_hz)
     except Unreadable as error:
         return facts | {"left_out": str(error)}
-    facts |= clip.facts
+    facts |= clip.facts | {"checksum": _checksum(path, *clip.files)}
     if not clip.images:
         return facts | {"left_out": "no frame can be decoded: each is damaged"}
+    if masks and len(clip.images) > 1:
+        return facts | {"left_out": "it holds several pictures, of which one at most can fit its masks"}
     area = choice.choose(clip.images, crop, clip.region)
     facts |= choice.columns(area)
     cut = fan.cut(area, recipe.size_px, recipe.geometry)
-    if pictured:
-        facts["picture"] = sheet.picture(clip.images, area)
+    shown = partial(_picture, area) if pictured else lambda images: {}
     if not cut:
-        return facts | {"left_out": "the shape of its fan is no probe's: no geometry to take beams by"}
+        return facts | shown(clip.images) | {"left_out": "the shape of its fan is no probe's: no geometry to take beams by"}
     facts |= dict(zip(store.FAN, np.round(cut.ring or [math.nan] * 5, 4).tolist(), strict=True))
     squares = [cut(image) for image in clip.images]
     usual = [index for index in range(len(squares)) if index not in area.odd]
     lit = [index for index in usual if squares[index].max() > fan.DARK]
     facts["frames_black"] = len(usual) - len(lit)
     if not lit:
-        return facts | {"left_out": "all frames are black"}
+        return facts | shown(clip.images) | {"left_out": "all frames are black"}
     chosen = sampling.spread(lit, recipe.max_frames_per_clip)
-    if pictured:
-        facts["picture"] = sheet.picture([clip.images[index] for index in chosen], area)
+    facts |= shown([clip.images[index] for index in chosen])
     if masks:
         np.save(f"{target}.masks.npy", lesions(masks, clip.images[0].shape, cut)[None])
     np.save(f"{target}.frames.npy", np.stack([squares[index] for index in chosen]))
     rows = [(clip.numbers[index], clip.times_s[index]) for index in chosen]
     return facts | {"frames_kept": len(chosen), "rows": rows}
+
+
+def _picture(area: fan.Fan, images: list[np.ndarray]) -> dict[str, str]:
+    """The column `picture`, for the contact sheet."""
+    return {"picture": sheet.picture(images, area)}
 
 
 def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarray:
@@ -97,9 +103,9 @@ def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarr
     return numbers
 
 
-def _checksum(path: Path) -> str:
-    """Of a clip's files; '' where there is none."""
-    digest, files = hashlib.blake2b(digest_size=16), kinds.files_of(path)
+def _checksum(path: Path, *others: Path) -> str:
+    """Of a clip's files and of others that hold its pixels; '' where there is none."""
+    digest, files = hashlib.blake2b(digest_size=16), [*kinds.files_of(path), *others]
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

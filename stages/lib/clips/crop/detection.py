@@ -119,7 +119,10 @@ def _areas(bright: np.ndarray, edge: np.ndarray) -> list[np.ndarray]:
 def _hull(kind: str, region: np.ndarray, shape: tuple[int, int]) -> Fan:
     """The convex hull of the region [h, w], found on small frames, as a box and mask of frames of `shape`."""
     height, width = shape
-    rows, columns = np.nonzero(region)
+    rows = np.flatnonzero(region.any(axis=1))
+    # the ends of the rows have the hull of the whole region
+    columns = np.concatenate([region[rows].argmax(axis=1), region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)])
+    rows = np.concatenate([rows, rows])
     # a small pixel covers a square of the full frame: its four corners count
     corners = [np.stack([columns + right, rows + down], axis=1) for right in (0, 1) for down in (0, 1)]
     points = np.concatenate(corners) * [width / region.shape[1], height / region.shape[0]]

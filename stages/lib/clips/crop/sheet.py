@@ -40,7 +40,8 @@ def picture(frames: Sequence[np.ndarray], fan: Fan) -> str:
 
 
 def write(path: Path, source: str, clips: list[dict]) -> None:
-    """Write the page: uncertain crops first, then the others, then the clips that were left out.
+    """Write the page: uncertain crops first, then the clips whose file says that names or dates stand in the picture, then the
+    others, then the clips that were left out.
 
     Args:
         clips: the rows of clips.csv with `picture`, a data URI, empty for a clip without frames.
@@ -50,8 +51,10 @@ def write(path: Path, source: str, clips: list[dict]) -> None:
                                trim_blocks=True, lstrip_blocks=True)
     left_out = [clip for clip in clips if clip["left_out"]]
     kept = [clip for clip in clips if not clip["left_out"]]
-    groups = [("uncertain", [clip for clip in kept if clip["crop_uncertain"]]),
-              ("other", [clip for clip in kept if not clip["crop_uncertain"]]), ("left_out", left_out)]
+    sure = [clip for clip in kept if not clip["crop_uncertain"]]
+    named = [clip for clip in sure if clip["burned_in"]]
+    groups = [("uncertain", [clip for clip in kept if clip["crop_uncertain"]]), *([("burned_in", named)] if named else []),
+              ("other", [clip for clip in sure if not clip["burned_in"]]), ("left_out", left_out)]
     page = pages.get_template("sheet.html.j2").render(source=source, groups=groups)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -1,17 +1,34 @@
 """Which reader a clip needs: its first bytes decide, whatever its name ends in."""
 
 import gzip
+import mmap
 import zlib
 from pathlib import Path
 
 from stages.lib.clips import catalogue
-from stages.lib.clips.readers import images, stack, video
+from stages.lib.clips.readers import images, stack, tiff, video
 from stages.lib.clips.readers.dicom import clip as dicom
 from stages.lib.clips.readers.dicom.header import is_dicom
 from stages.lib.clips.readers.recording import Recording, Unreadable
 from stages.lib.clips.readers.volume import clip as volume
 
-PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", *stack.TIFF)
+GZIP, JPEG = b"\x1f\x8b", b"\xff\xd8\xff"
+PICTURES = (b"\x89PNG", JPEG, b"GIF8", b"BM", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51", *tiff.STARTS)
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of a file; its tiles would be frames
+NO_CLIPS = {
+    b"#EXTM3U": "a list of other files, not a clip: put the clips themselves there",
+    b"ffconcat": "a list of other files, not a clip: put the clips themselves there",
+    b"%PDF": "a PDF document, not a clip",
+    b"\xd0\xcf\x11\xe0": "an Office document, not a clip",
+    b"PK\x03\x04": "a zip archive or Office document, not a clip: unpack it",
+    b"7z\xbc\xaf": "a 7z archive, not a clip: unpack it",
+    b"Rar!": "a rar archive, not a clip: unpack it",
+    b"MZ": "a program, not a clip",
+    b"\x7fELF": "a program, not a clip",
+    b"\x89HDF": "an HDF5 file, of which no layout is known: save its pictures as NRRD or TIFF",
+    b"MATLAB": "a MATLAB file, of which no layout is known: save its pictures as NRRD or TIFF",
+    b"\x93NUMPY": "a NumPy array, which says nothing of its axes: save it as NRRD or TIFF",
+}
 
 
 def files_of(path: Path) -> list[Path]:
@@ -32,25 +49,49 @@ def open_clip(path: Path) -> Recording:
     if not any(file.stat().st_size for file in files):
         raise Unreadable("the file is empty (0 bytes)")
     if path.is_dir():
-        return images.open_images(files)
-    start = _start(path)
-    if is_dicom(start):  # first: its preamble may pass for a TIFF
-        return dicom.open_dicom(path)
-    if start.startswith(PICTURES) or start[8:12] == b"WEBP" or (start[:1] == b"P" and start[1:2] in b"1234567Ff"):
-        return stack.open_stack(path)
+        return images.open_images(files, [file for file in catalogue.files(path) if file not in files])
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> Recording:
+    start, packed = _start(path)
     if volume.is_volume(start):
         return volume.open_volume(path, start)
-    return video.open_video(path)
+    if packed:
+        raise Unreadable("packed with gzip: unpack it")
+    if is_dicom(start):  # before pictures: its preamble may pass for a TIFF
+        return dicom.open_dicom(path)
+    reason = next((reason for begin, reason in NO_CLIPS.items() if start.startswith(begin)), "")
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC:
+        reason = "an HEIC picture, whose parts would be taken for frames: save it as JPEG or PNG"
+    if reason:
+        raise Unreadable(reason)
+    return stack.open_stack(path) if _is_picture(path, start) else video.open_video(path)
 
 
-def _start(path: Path) -> bytes:
-    """The first bytes of a file, unpacked where it is packed with gzip."""
+def _is_picture(path: Path, start: bytes) -> bool:
+    """Whether the file holds pictures that no video codec has packed."""
+    if start.startswith(JPEG) and _another_jpeg(path):
+        return False
+    animated = start[8:12] == b"WEBP" or start[4:12] in (b"ftypavif", b"ftypavis")
+    return animated or start.startswith(PICTURES) or (start[:1] == b"P" and start[1:2] in b"1234567Ff")
+
+
+def _another_jpeg(path: Path) -> bool:
+    """Whether one JPEG picture follows another at once, as in a stream of motion JPEG without a container."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        # pictures of a camera list their previews in an APP2 segment
+        return b"MPF\0" not in data[:65536] and data.find(b"\xff\xd9" + JPEG) > 0
+
+
+def _start(path: Path) -> tuple[bytes, bool]:
+    """The first bytes of a file, unpacked where it is packed with gzip, and whether it is."""
     with path.open("rb") as stream:
         start = stream.read(1024)
-    if start.startswith(b"\x1f\x8b"):
+    if start.startswith(GZIP):
         try:
             with gzip.open(path) as stream:
-                return stream.read(1024)
+                return stream.read(1024), True
         except (OSError, EOFError, zlib.error):
-            return start
-    return start
+            return start, True
+    return start, False

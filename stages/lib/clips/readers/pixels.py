@@ -51,6 +51,14 @@ def _plain(image: np.ndarray) -> np.ndarray:
         return image.real.astype(np.float32)
 
 
+def believed_aspect(aspect: float, notes: list[str]) -> float:
+    """The width of a pixel over its height: 1 if unknown (NaN), and, with a sentence in `notes`, if it cannot be."""
+    if math.isnan(aspect) or 1 / ODD_ASPECT <= aspect <= ODD_ASPECT:
+        return 1.0 if math.isnan(aspect) else aspect
+    notes.append(f"its pixels are said to be {aspect:.4g} times as wide as high: not believed")
+    return 1.0
+
+
 def fitted(image: np.ndarray, aspect: float) -> np.ndarray:
     """The image [H, W] on square pixels; of more than FRAME_BYTES, shrunk.
 

@@ -19,13 +19,14 @@ LEAP_S = 60  # so is a time stamp this far from the one before it
 
 class Clip(NamedTuple):
     """images: T x uint8 [H, W], all of one size on square pixels; numbers and times_s of each in the recording; `facts` for
-    clips.csv; region: left, top, width, height of the tissue, where the file states it."""
+    clips.csv; region: left, top, width, height of the tissue, where the file states it; files: others that hold its pixels."""
 
     images: list[np.ndarray]
     numbers: list[int]
     times_s: list[float]
     facts: dict
     region: tuple[int, int, int, int] | None
+    files: list[Path]
 
 
 def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -> Clip:
@@ -52,7 +53,7 @@ def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -
         down, right = height / recording.shape[0], width / recording.shape[1]
         facts |= {"height": height, "width": width, "mm_per_px": round(recording.mm_per_px / down, 6)}
         region = region and tuple(round(side * scale) for side, scale in zip(region, (right, down) * 2, strict=True))
-    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region)
+    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region, recording.files)
 
 
 def plausible(fps: float) -> bool:
@@ -78,6 +79,8 @@ def _sampled(
     if overruled and believed and not recording.fps / 2 <= fps <= recording.fps * 2:
         notes.append(f"its file states {recording.fps:.6g} frames a second, the list of clips {fps:g}, which is taken")
     if overruled or math.isnan(stated):
+        if not (overruled or believed or math.isnan(recording.fps)):
+            notes.append(f"its file states {recording.fps:.6g} frames a second, which is not believed: no times")
         return sample, measured
     if not plausible(measured):
         notes.append(f"its time stamps give {measured:.6g} frames a second, which is not believed: {stated:g} taken")
@@ -90,9 +93,9 @@ def _sampled(
 
 def _steady(recording: Recording, fps: float, stamped: bool) -> Frames:
     """Times from 0 on and decoders of each frame; where a time stamp is missing or impossible, a frame's length is added."""
-    recording.damaged, recording.untimed, time, start = 0, 0, -1 / fps, None
+    recording.damaged, recording.untimed, time, start = 0, 0, -1 / fps, math.nan
     for stamp, decode in recording.frames():
-        start = stamp if start is None else start
+        start = stamp - time - 1 / fps if math.isnan(start) else start  # the first time stamp that is there
         since = stamp - start
         believed = 0 < since - time < LEAP_S
         recording.untimed += not believed

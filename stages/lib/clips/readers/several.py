@@ -9,7 +9,7 @@ ANIMATED = 2  # flag of WebP's VP8X chunk
 
 
 def holds_several(path: Path) -> bool:
-    """True for animated PNG and WebP, and for TIFF of more than one page; False where the file cannot be read."""
+    """True for animated PNG, WebP and AVIF, and for TIFF of more than one page; False where the file cannot be read."""
     try:
         with path.open("rb") as file:
             start = file.read(4096)
@@ -17,6 +17,8 @@ def holds_several(path: Path) -> bool:
                 return b"acTL" in start.partition(b"IDAT")[0]
             if start.startswith(RIFF):
                 return start[8:16] == b"WEBPVP8X" and bool(start[20] & ANIMATED)
+            if start[4:12] == b"ftypavis":
+                return True
             order = {b"II": "<", b"MM": ">"}.get(start[:2])
             if not order:
                 return False

@@ -5,6 +5,7 @@ stamps, aspect ratio and rotation are those of the file.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,15 +19,22 @@ from stages.lib.clips.readers import pixels
 from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
 
 av.logging.set_level(None)  # its errors reach us as exceptions
-OPTIONS = {"protocol_whitelist": "file,crypto,data"}  # a clip must not fetch others over the network
-LISTS = {"concat", "dash", "hls", "imf", "sdp", "rtsp"}  # text files that name other files: no clips
+# Of ffmpeg's 300 formats those of recordings: it takes text or noise for one of the others, and lists fetch other files.
+FORMATS = """mov mp4 matroska webm avi mpeg mpegts mpegtsraw mpegvideo m4v h264 hevc vvc h261 h263 vc1 vc1test obu av1 ivf evc
+    asf asf_o flv live_flv kux dv gxf mxf lxf ogg nut rm wtv swf nsv nuv ty pva dhav mods mjpeg mpjpeg smjpeg ingenient
+    mjpeg_2000 yuv4mpegpipe cavsvideo avs2 avs3 dirac dnxhd apng gif cine ser""".split()
+OPTIONS = {"protocol_whitelist": "file,crypto,data", "format_whitelist": ",".join(FORMATS)}
 PACKED = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}  # place of the luma among the two bytes of a pixel
 BROKEN = (av.error.FFmpegError, ValueError, EOFError)
+LUMA_PLANE = re.compile(r"(yuva?j?4\d\dp|gray|p[024]|nv)(\d\d?)?(le|be)?")  # pixel formats whose first plane is the luminance
 FULL = 2  # of av's color_range: the values 0 to 255 are all in use
 
 
-def open_video(source: Path | BinaryIO) -> Recording:
+def open_video(source: Path | BinaryIO, square: bool = True) -> Recording:
     """The largest video stream of a file.
+
+    Args:
+        square: whether the aspect ratio of its pixels, as the stream states it, is made up for.
 
     Raises:
         Unreadable: no video file, or none whose codec is known.
@@ -34,10 +42,8 @@ def open_video(source: Path | BinaryIO) -> Recording:
     with _container(source) as container:
         stream = _stream(container)
         rates = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        aspect = float(stream.sample_aspect_ratio or 1)
-        notes = ["it holds several videos: the one ffmpeg prefers is read"] if len(_videos(container)) > 1 else []
-    if not 1 / pixels.ODD_ASPECT <= aspect <= pixels.ODD_ASPECT:
-        aspect, notes = 1.0, [*notes, f"its pixels are said to be {aspect:.4g} times as wide as high: not believed"]
+        notes = ["it holds several videos: the one with the largest picture is read"] if len(_videos(container)) > 1 else []
+        aspect = pixels.believed_aspect(float(stream.sample_aspect_ratio or 1), notes) if square else 1.0
     clip = Recording(frames=None, fps=float(rates[0]) if rates else math.nan, timed=True, notes=notes)
     clip.frames = partial(_frames, source, clip, aspect)
     return clip
@@ -61,15 +67,13 @@ def _videos(container: av.container.InputContainer) -> list[av.VideoStream]:
 
 
 def _stream(container: av.container.InputContainer) -> av.VideoStream:
-    if LISTS & set(container.format.name.split(",")):
-        raise Unreadable("a list of other files, not a clip: put the clips themselves there")
     videos = _videos(container)
     if not videos:
         raise Unreadable("there is no video in it")
-    best = container.streams.best("video")
-    stream = best if best in videos else videos[0]
-    if stream.codec_context is None:
+    known = [stream for stream in videos if stream.codec_context is not None]
+    if not known:
         raise Unreadable("no frame can be decoded: its codec is unknown; convert it to mp4")
+    stream = max(known, key=lambda stream: stream.width * stream.height)
     stream.codec_context.thread_count = 1  # the cores are shared out by clips
     return stream
 
@@ -125,7 +129,7 @@ class _Luminance:
         if name in PACKED:
             both = _plane(frame.planes[0], np.uint8, 2 * frame.width)
             return pixels.full_range(np.ascontiguousarray(both[:, PACKED[name] :: 2]))
-        if frame.format.is_rgb or not (frame.format.is_planar or name.startswith("gray")):
+        if not LUMA_PLANE.fullmatch(name):
             shown = self.reformatter.reformat(frame, format="rgba" if parts[-1].is_alpha else "rgb24")
             return pixels.grey(shown.to_ndarray())
         bits = parts[0].bits

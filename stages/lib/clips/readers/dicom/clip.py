@@ -9,16 +9,14 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset
 from pydicom.uid import AllTransferSyntaxes
 
 from stages.lib.clips.readers import video
-from stages.lib.clips.readers.dicom import header, pixel_data
+from stages.lib.clips.readers.dicom import header, pixel_data, regions
 from stages.lib.clips.readers.dicom.decoding import Decoder, kept
+from stages.lib.clips.readers.dicom.pixel_data import FAMILY, STREAMS
 from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
 
-FAMILY = "1.2.840.10008.1.2.4."  # of the transfer syntaxes that compress
-STREAMS = [f"{FAMILY}{number}" for number in range(100, 109)]  # one MPEG-2, MPEG-4 or HEVC video for all frames
 NAMES = {f"{FAMILY}110": "JPEG XL Lossless", f"{FAMILY}111": "JPEG XL JPEG Recompression", f"{FAMILY}112": "JPEG XL"}
 
 
@@ -32,21 +30,20 @@ def open_dicom(path: Path) -> Recording:
         if data.syntax in NAMES or data.syntax not in AllTransferSyntaxes:
             raise Unreadable(f"its transfer syntax, {NAMES.get(data.syntax, 'an unknown one')}, cannot be decoded: convert it")
         notes = []
-        region, others, entry = header.tissue_region(data.header, notes)
-        fps, stamps = header.frame_times(data.header)
-        aspect, mm_per_px = header.scale(data.header, entry)
-        clip = Recording(frames=None, fps=fps, aspect=aspect, mm_per_px=mm_per_px, region=region, notes=notes)
+        tissue = regions.tissue(data.header, notes)
+        fps, stamps = header.frame_times(data.header, notes)
+        aspect, mm_per_px = regions.scale(data.header, tissue.entry, notes)
+        clip = Recording(frames=None, fps=fps, aspect=aspect, mm_per_px=mm_per_px, region=tissue.box, notes=notes)
         clip.burned_in = str(data.header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
-        shown = _shown_part(data.header, region, others)
         if data.syntax in STREAMS:
-            stream = video.open_video(BytesIO(b"".join(pixel_data.fragments(data))))
+            stream = video.open_video(BytesIO(b"".join(pixel_data.fragments(data))), square=False)
             clip.timed, clip.notes = True, notes + stream.notes
             clip.fps = stream.fps if np.isnan(fps) else fps
-            clip.frames = partial(_of_video, stream, clip, shown)
+            clip.frames = partial(_of_video, stream, clip, tissue.shown)
             return clip
         stored, allocated = data.header.BitsStored, data.header.BitsAllocated
         clip.bits = stored if stored < allocated else None
-        clip.frames = partial(_frames, path, clip, stamps, shown)
+        clip.frames = partial(_frames, path, clip, stamps, tissue.shown)
         if data.length < (1 if data.syntax.is_encapsulated else pixel_data.frame_bytes(data.header)):
             raise Unreadable("its pixel data are cut off: not one whole frame")
     return clip
@@ -70,14 +67,3 @@ def _of_video(stream: Recording, clip: Recording, shown: np.ndarray | None) -> F
     for time, decode in stream.frames():
         yield time, lambda decode=decode: kept(decode(), shown)
     clip.damaged += stream.damaged
-
-
-def _shown_part(elements: Dataset, region: tuple | None, others: list[tuple]) -> np.ndarray | None:
-    """Where [H, W] the picture shows tissue and nothing else; None: everywhere."""
-    if region is None:
-        return None
-    shown = np.zeros((elements.Rows, elements.Columns), bool)
-    for value, boxes in ((True, [region]), (False, others)):
-        for left, top, width, height in boxes:
-            shown[max(top, 0) : top + height, max(left, 0) : left + width] = value
-    return shown

@@ -23,7 +23,13 @@ class Decoder:
         self.data, self.shown = data, shown
         self.decoder = get_decoder(data.syntax)
         self.options = as_pixel_options(data.header, pixel_keyword="PixelData", pixel_vr=data.representation)
-        self.palette = _palette(data.header) if data.header.PhotometricInterpretation == "PALETTE COLOR" else None
+        self.kind, self.shift, stored = data.header.PhotometricInterpretation, 0, data.header.BitsStored
+        self.palette = _palette(data.header) if self.kind == "PALETTE COLOR" else None
+        if not data.syntax.is_encapsulated:
+            self.shift = data.header.HighBit + 1 - stored  # values in the upper bits, of which pydicom knows nothing
+            self.options["bits_stored"] = stored + self.shift
+            if self.kind == "YBR_PARTIAL_422":
+                self.options["photometric_interpretation"] = "YBR_FULL_422"  # in the same order, of another range
 
     def __call__(self, frame: bytes | int) -> np.ndarray:
         stream, index = self.data.stream, frame
@@ -34,7 +40,8 @@ class Decoder:
         options = self.options | {"number_of_frames": index + 1}
         with quiet():
             values, found = self.decoder.as_array(stream, index=index, raw=True, **options)
-            return kept(self.luminance(values, found["photometric_interpretation"]), self.shown)
+            kind = self.kind if self.kind.startswith("YBR_PARTIAL") else found["photometric_interpretation"]
+            return kept(self.luminance(values >> self.shift if self.shift else values, kind), self.shown)
 
     def luminance(self, values: np.ndarray, photometric: str) -> np.ndarray:
         """The luminance [H, W] of decoded values [H, W] or [H, W, 3]."""

@@ -24,8 +24,11 @@ from stages.lib.clips.readers import pixels
 from stages.lib.clips.readers.dicom import header
 from stages.lib.clips.readers.recording import Unreadable
 
+FAMILY = "1.2.840.10008.1.2.4."  # of the transfer syntaxes that compress
+STREAMS = [f"{FAMILY}{number}" for number in range(100, 109)]  # one MPEG-2, MPEG-4 or HEVC video for all frames
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")  # of a frame: JPEG and JPEG-LS, JPEG 2000
 UNDEFINED = 0xFFFFFFFF
+HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two pixels share their colour: two values a pixel in place of three
 INFLATED_BYTES = 1 << 30  # a deflated file that grows beyond is made to fill the memory
 
 
@@ -52,7 +55,7 @@ def opened(path: Path) -> Iterator[PixelData]:
     """Open a file at its pixel data.
 
     Raises:
-        Unreadable: it has none, or it unpacks to too much.
+        Unreadable: it has none, its header states no picture, or it unpacks to too much.
     """
     with path.open("rb") as file:
         stream, elements = file, header.read_header(file)
@@ -69,6 +72,8 @@ def opened(path: Path) -> Iterator[PixelData]:
         begin = stream.tell()
         there = stream.seek(0, SEEK_END) - begin
         length = there if length == UNDEFINED else min(length, there)
+        if syntax not in STREAMS:  # a video describes itself
+            header.complete(elements)
         yield PixelData(elements, syntax, stream, begin, length, "OW" if implicit or start[4:6] == b"OW" else "OB")
 
 
@@ -87,10 +92,12 @@ def frame_bytes(elements: Dataset) -> float:
     Raises:
         Unreadable: its size or depth cannot be.
     """
-    values = elements.Rows * elements.Columns * elements.SamplesPerPixel
+    values, kind = elements.Rows * elements.Columns * elements.SamplesPerPixel, elements.PhotometricInterpretation
+    if kind == "YBR_PARTIAL_420":
+        raise Unreadable("its colours, YBR_PARTIAL_420 without compression, are not read: save it as RGB or grey")
     if elements.Rows * elements.Columns > pixels.MOST_PX or elements.BitsAllocated not in (8, 16, 32) or not values:
         raise Unreadable("the size or depth of its picture is not believed")
-    return values * elements.BitsAllocated / 8 * (2 / 3 if elements.PhotometricInterpretation == "YBR_FULL_422" else 1)
+    return values * elements.BitsAllocated / 8 * (2 / 3 if kind in HALVED else 1)
 
 
 def fragments(data: PixelData) -> Iterator[bytes]:

@@ -3,7 +3,9 @@
 import math
 import zlib
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -43,9 +45,10 @@ def open_volume(path: Path, start: bytes) -> Recording:
     aspect, mm_per_px = volume.spacing_mm[0] / volume.spacing_mm[1], volume.spacing_mm[1]
     if volume.orientation[0] in "FN":  # the first axis of the file runs along the depth
         aspect, mm_per_px = 1 / aspect, volume.spacing_mm[0]
-    if not 1 / pixels.ODD_ASPECT <= aspect <= pixels.ODD_ASPECT:
-        aspect = 1.0
-    clip = Recording(frames=None, fps=volume.fps, aspect=aspect, mm_per_px=mm_per_px, files=[volume.file])
+    notes = []
+    aspect = pixels.believed_aspect(aspect, notes)
+    clip = Recording(frames=None, fps=volume.fps, aspect=aspect, mm_per_px=mm_per_px, notes=notes)
+    clip.files = [volume.file] if volume.file != path else []
     clip.frames = partial(_frames, volume, clip)
     return clip
 
@@ -63,6 +66,10 @@ def _require_believable(volume: Volume) -> None:
     total = volume.frame_bytes * volume.count
     if volume.width * volume.height > pixels.MOST_PX or min(volume.width, volume.height, volume.count) < 1:
         raise Unreadable(f"pictures of {volume.width} × {volume.height}: not believed")
+    if not 1 <= volume.channels <= 4:
+        raise Unreadable(f"{volume.channels} values a pixel: no picture")
+    if volume.mixed and total > UNPACKED_BYTES:
+        raise Unreadable("its frames' pixels alternate, in more than 1 GiB: save it with time as the last axis")
     if volume.packing != "raw" and total > max(UNPACKED_BYTES, UNPACKED_TIMES * there):
         raise Unreadable(f"it unpacks to {total / (1 << 30):.1f} GiB, {total / there:.0f} times its size: not believed")
     if volume.packing == "raw" and there - volume.offset < volume.frame_bytes:
@@ -75,6 +82,8 @@ def _frames(volume: Volume, clip: Recording) -> Frames:
         file.seek(volume.offset)
         stream = unpacked(file, volume.packing)
         stream.read(volume.skipped)
+        if volume.mixed:
+            stream = _sorted_out(volume, stream)
         for number in range(volume.count):
             try:
                 data = stream.read(volume.frame_bytes)
@@ -85,6 +94,16 @@ def _frames(volume: Volume, clip: Recording) -> Frames:
                 return
             stamp = volume.stamps.get(number, math.nan)
             yield stamp, (_no_picture if number in volume.invalid else partial(_picture, volume, data))
+
+
+def _sorted_out(volume: Volume, stream: BinaryIO) -> BinaryIO:
+    """Frame after frame in memory, of a file in which their pixels alternate."""
+    try:
+        data = stream.read(volume.frame_bytes * volume.count)
+        frames = np.frombuffer(data, volume.dtype).reshape(-1, volume.count).T
+    except BROKEN:
+        return BytesIO()
+    return BytesIO(frames.tobytes())
 
 
 def _no_picture() -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stages.lib.clips.readers import times
 from stages.lib.clips.readers.recording import Unreadable
 
 
@@ -20,6 +21,7 @@ class Volume(NamedTuple):
         dtype: of a value; slope, intercept: what turns it into the value that is meant.
         spacing_mm: of the columns and rows, NaN where unknown.
         stamps: number of a frame → its time in s; invalid: numbers of the frames without a picture.
+        mixed: whether the frames' pixels alternate: the axis of time comes first in the file.
         orientation: see upright in clip.py.
     """
 
@@ -38,6 +40,7 @@ class Volume(NamedTuple):
     fps: float = math.nan
     stamps: dict[int, float] = {}
     invalid: frozenset[int] = frozenset()
+    mixed: bool = False
     orientation: str = "MF"
 
     @property
@@ -59,15 +62,23 @@ def measured(spacing: list[float]) -> tuple[float, float]:
     return (spacing[0], spacing[1]) if known else (math.nan, math.nan)
 
 
+def number(text: str) -> float:
+    """A number, or NaN where there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def sequence(fields: dict) -> dict:
     """Orientation and times, as the Plus toolkit writes them into MetaImage and NRRD."""
     found = [(re.fullmatch(r"Seq_Frame(\d+)_(Timestamp|ImageStatus|Status)", str(key)), value) for key, value in fields.items()]
     known = [(int(match[1]), match[2], value) for match, value in found if match]
-    stamps = {number: float(value) for number, kind, value in known if kind == "Timestamp"}
-    span = max(stamps.values()) - min(stamps.values()) if stamps else 0
-    invalid = frozenset(number for number, kind, value in known if kind != "Timestamp" and value == "INVALID")
+    stamps = {place: number(value) for place, kind, value in known if kind == "Timestamp"}
+    steps = np.diff([stamps[place] for place in sorted(stamps)])
+    invalid = frozenset(place for place, kind, value in known if kind != "Timestamp" and value == "INVALID")
     orientation = str(fields.get("UltrasoundImageOrientation", "MF")).strip().upper()
-    return {"stamps": stamps, "fps": (len(stamps) - 1) / span if span > 0 else math.nan, "invalid": invalid,
+    return {"stamps": stamps, "fps": times.frame_rate_hz(steps), "invalid": invalid,
             "orientation": orientation[:2] if re.match("[MU][FN]|[FN][MU]", orientation) else "MF"}  # fmt: skip
 
 

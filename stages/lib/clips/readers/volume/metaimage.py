@@ -7,8 +7,8 @@ import numpy as np
 from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.clips.readers.volume.header import Volume, beside, measured, sequence, three
 
-META_TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "FLOAT": "f4",
-              "DOUBLE": "f8"}  # fmt: skip
+META_TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG_LONG": "i8",
+              "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}  # fmt: skip
 HEADER_BYTES = 1 << 24  # a longer header is none
 
 

@@ -10,7 +10,8 @@ from stages.lib.clips.readers.volume.header import Volume, beside, measured, seq
 
 NRRD_TYPES = {"signed char": "i1", "int8": "i1", "uchar": "u1", "unsigned char": "u1", "uint8": "u1", "short": "i2",
               "int16": "i2", "ushort": "u2", "unsigned short": "u2", "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4",
-              "unsigned int": "u4", "uint32": "u4", "float": "f4", "double": "f8"}  # fmt: skip
+              "unsigned int": "u4", "uint32": "u4", "longlong": "i8", "long long": "i8", "int64": "i8",
+              "ulonglong": "u8", "unsigned long long": "u8", "uint64": "u8", "float": "f4", "double": "f8"}  # fmt: skip
 PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 
 
@@ -25,18 +26,19 @@ def read(path: Path) -> Volume:
         header = nrrd.read_header(file)
         offset, file_name = file.tell(), header.get("data file", header.get("datafile"))
     kinds, sizes = list(header.get("kinds", [])), [int(size) for size in header["sizes"]]
-    coloured = bool(kinds) and kinds[0] not in ("domain", "space", "???") and sizes[0] <= 4
-    width, height, count = three(sizes[coloured:])
+    mixed = bool(kinds) and kinds[0] in ("time", "list")
+    coloured = bool(kinds) and kinds[0] not in ("domain", "space", "???", "time", "list") and sizes[0] <= 4
+    width, height, count = three(sizes[1:] + sizes[:1] if mixed else sizes[coloured:])
     dtype = np.dtype((">" if header.get("endian") == "big" else "<") + NRRD_TYPES[header["type"]])
     if header["encoding"] not in PACKINGS:
         raise Unreadable(f"its pixels are written as {header['encoding'][:10]}: save them as raw or gzip")
     directions = header.get("space directions")
     steps = header.get("spacings") if directions is None else np.linalg.norm(np.asarray(directions, float), axis=1)
-    spacing = [] if steps is None else [float(step) for step in list(steps)[coloured:][:2]]
+    spacing = [] if steps is None else [float(step) for step in list(steps)[coloured or mixed :][:2]]
     if int(header.get("line skip", 0)) or int(header.get("byte skip", 0)) < 0:
         raise Unreadable("it skips lines before its pixels: save it without a line skip")
     file = path if file_name is None else beside(path, str(file_name))
     offset = (offset if file_name is None else 0) + int(header.get("byte skip", 0))
     fields = {"UltrasoundImageOrientation": header.get("ultrasound image orientation", "MF")} | dict(header)
     return Volume(file, offset, PACKINGS[header["encoding"]], width, height, count, sizes[0] if coloured else 1, dtype,
-                  spacing_mm=measured(spacing), **sequence(fields))  # fmt: skip
+                  spacing_mm=measured(spacing), mixed=mixed, **sequence(fields))  # fmt: skip

@@ -24,8 +24,8 @@ from dvc.scm import SCMError
 from dvc.stage.exceptions import StageNotFound
 from filelock import FileLock, Timeout
 
-from stages.lib import faults
 from stages.lib.params import UserError, checked, refuse_aliases, require
+from stages.lib.running import faults
 
 LOCKS = Path(".dvc/tmp/stages")
 FAILED: list[BaseException] = []    # in another thread

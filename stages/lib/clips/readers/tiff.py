@@ -1,0 +1,122 @@
+"""TIFF of one or more pages through tifffile: every number of bits, floating point, colours, palettes, stacks of ImageJ."""
+
+import logging
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from tifffile import PHOTOMETRIC, TiffFile, TiffPage
+
+from stages.lib.clips.readers import pixels
+from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of a damaged file is said in one sentence here
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+LUMINANCE_FIRST = (PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB)  # the first of three channels is the luminance
+KNOWN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.MASK,
+         PHOTOMETRIC.SEPARATED, *LUMINANCE_FIRST)  # fmt: skip
+TURNS = {2: np.fliplr, 3: lambda image: image[::-1, ::-1], 4: np.flipud, 5: np.transpose, 6: lambda image: np.rot90(image, -1),
+         7: lambda image: image[::-1, ::-1].T, 8: np.rot90}  # by the orientation that a page states # fmt: skip
+
+
+def open_tiff(file: Path) -> Recording:
+    """The pages of the commonest size; thumbnails, masks and smaller copies are left out.
+
+    Raises:
+        Unreadable: pages of bodies over time, or of colours that are not read here.
+    """
+    with TiffFile(file) as tiff:
+        notes = []
+        pages = _pages(tiff, notes)
+        facts = tiff.imagej_metadata or {}
+        interval_s = facts.get("finterval") or (1 / facts["fps"] if facts.get("fps") else math.nan)
+        strange = {page.photometric for page in pages} - set(KNOWN)
+        if strange:
+            raise Unreadable(f"its colours ({', '.join(sorted(map(_name, strange)))}) are not read: save it as RGB or grey")
+        missing = max(int(facts.get("images", 0)) - len(tiff.pages), int(_breaks_off(tiff)))
+    clip = Recording(frames=None, fps=1 / interval_s, notes=notes)
+    clip.frames = partial(_frames, file, clip, missing)
+    return clip
+
+
+def _name(kind: PHOTOMETRIC | int) -> str:
+    return getattr(kind, "name", str(kind))
+
+
+def _pages(tiff: TiffFile, notes: list[str]) -> list[TiffPage]:
+    """The pages that are frames, in the order of the file."""
+    if _breaks_off(tiff):  # such pages make up no series
+        pages = [page.aspage() for page in tiff.pages]
+    else:
+        pages = [page for series in tiff.series for page in _of_series(series, notes)]
+    sizes = [(page.imagewidth, page.imagelength) for page in pages]
+    commonest = max(dict.fromkeys(sizes), key=sizes.count)
+    kept = sorted((page for page, size in zip(pages, sizes, strict=True) if size == commonest), key=lambda page: page.index)
+    if len(kept) < len(pages):
+        notes.append(f"pages of another size than {commonest[0]} × {commonest[1]} are left out: {len(pages) - len(kept)}")
+    return kept
+
+
+def _of_series(series: tifffile.TiffPageSeries, notes: list[str]) -> list[TiffPage]:
+    """The pages of a series along its only axis beside the picture's own; of several channels the first.
+
+    A series of channels alone is taken for frames, as programs call an axis of which they know nothing a channel.
+    """
+    pages = [page.aspage() for page in series.pages if page is not None]
+    shape = series.shape[: len(series.shape) - len(pages[0].axes)] if pages else ()
+    long = {axis: length for axis, length in zip(series.axes, shape, strict=False) if length > 1}
+    if len(long) < 2 or math.prod(shape) != len(pages):
+        return pages
+    if len(long) > 2 or "C" not in long:
+        raise Unreadable(f"pages along {len(long)} axes ({', '.join(long)}): no sequence of pictures")
+    notes.append(f"of its {long['C']} channels the first is read")
+    numbers = np.arange(len(pages)).reshape(shape).take(0, axis=series.axes.index("C")).ravel()
+    return [pages[number] for number in numbers]
+
+
+def _breaks_off(tiff: TiffFile) -> bool:
+    """Whether the last page that is there names a further one."""
+    place = tiff.pages.next_page_offset
+    if place is None:
+        return False
+    tiff.filehandle.seek(place)
+    return any(tiff.filehandle.read(tiff.tiff.offsetsize))
+
+
+def _frames(file: Path, clip: Recording, missing: int) -> Frames:
+    with TiffFile(file) as tiff:
+        for page in _pages(tiff, []):
+            yield math.nan, partial(_picture, page)
+        clip.damaged += missing
+
+
+def _picture(page: TiffPage) -> np.ndarray | None:
+    """One page at its full depth, upright; None if it is damaged."""
+    if page.imagewidth * page.imagelength > pixels.MOST_PX:
+        return None
+    values = page.asarray()
+    if page.axes == "SYX":
+        values = np.moveaxis(values, 0, -1)
+    image = _luminance(page, values)
+    turn = page.tags.valueof(274, default=1)
+    return np.ascontiguousarray(TURNS[turn](image)) if turn in TURNS else image
+
+
+def _luminance(page: TiffPage, values: np.ndarray) -> np.ndarray:
+    kind = page.photometric
+    if kind == PHOTOMETRIC.PALETTE:
+        colours = page.colormap[:, values]
+        deep = page.colormap.max() > 255  # some programs write 8 bits where 16 belong
+        return pixels.grey((colours >> 8 if deep else colours).astype(np.uint8).transpose(1, 2, 0))
+    if kind == PHOTOMETRIC.MINISWHITE:
+        values = np.iinfo(values.dtype).max - values if values.dtype.kind == "u" else -values.astype(np.float32)
+    if kind == PHOTOMETRIC.SEPARATED and values.ndim > 2 and values.shape[2] >= 4:  # cyan, magenta, yellow, black ink
+        paper = np.iinfo(values.dtype).max - values[..., :4].astype(np.int64)
+        values = (paper[..., :3] * paper[..., 3:] // np.iinfo(values.dtype).max).astype(values.dtype)
+    elif kind in LUMINANCE_FIRST and values.ndim > 2 and "JPEG" not in _name(page.compression):
+        values = values[..., 0]
+    elif values.ndim > 2 and not page.extrasamples:
+        values = values[..., :3]
+    return pixels.grey(np.ascontiguousarray(values))

@@ -1,0 +1,173 @@
+"""DICOM headers that are incomplete, odd or contradictory: the right picture, or the sentence that says why not."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from pydicom.dataelem import DataElement
+from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
+from pydicom.uid import MPEG4HP41, JPEGBaseline8Bit
+from recordings import speckle, write_av
+from test_dicom import assert_alike, change, cine, colours, read, region, save
+
+from stages.lib.clips.readers.recording import Unreadable
+
+FRAMES = speckle(12)
+DEEP = [frame.astype(np.uint16) for frame in FRAMES]
+
+
+def opened(tmp_path, data):
+    return read(save(data, tmp_path / "a.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("elements", "times", "note"),
+    [({"FrameTime": "0"}, None, ""), ({"FrameTime": "-40", "CineRate": "20"}, 20, ""),
+     ({"FrameTime": "0.001"}, None, "its file states 1e+06 frames a second, which is not believed: no times"),
+     ({"FrameTime": "100000"}, None, "its file states 0.01 frames a second, which is not believed: no times"),
+     ({"CineRate": "0", "RecommendedDisplayFrameRate": "20"}, 20, ""),
+     ({"FrameTimeVector": [0, 50, 50]}, 20, "it states the times of 3 frames, and that it has 12: the others follow evenly"),
+     ({"FrameTimeVector": [50] * 11}, 20, "it states the times of 11 frames, and that it has 12: the others follow evenly"),
+     ({"FrameTimeVector": [0] * 12}, None, ""), ({"FrameTimeVector": [0] * 12, "FrameTime": "50"}, 20, ""),
+     ({"FrameTimeVector": [0] + [50] * 5 + [100_000] + [50] * 5}, 20, "")],
+)  # fmt: skip
+def test_times_that_cannot_be_are_not_believed(tmp_path, elements, times, note):
+    clip = opened(tmp_path, cine(FRAMES, **elements))
+    expected = [math.nan] * 12 if times is None else np.arange(12) / times
+    assert clip.times_s == pytest.approx(expected, nan_ok=True, abs=1e-6)
+    assert clip.facts["notes"] == note
+
+
+@pytest.mark.parametrize("missing", ["SamplesPerPixel", "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames"])
+def test_an_element_that_follows_from_the_others_may_be_missing(tmp_path, missing):
+    assert_alike(opened(tmp_path, cine(FRAMES, **{missing: None})).images, FRAMES, most=0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "elements"),
+    [(FRAMES, {"BitsStored": 0}), (FRAMES, {"BitsStored": 20}),
+     ([frame * 4 for frame in DEEP], {"BitsStored": 10, "HighBit": 9}),
+     ([frame * 16 for frame in DEEP], {"BitsStored": 12, "HighBit": 11}), ([frame * 257 for frame in DEEP], {}),
+     ([frame * 256 for frame in DEEP], {"BitsStored": 12, "HighBit": 15}), (DEEP, {"BitsStored": 8, "HighBit": 7}),
+     ([frame * 16 + 0x8000 for frame in DEEP], {"BitsStored": 12, "HighBit": 11})],
+    ids=["0", "20 of 8", "10", "12", "16", "12 upper", "8 of 16", "12 below an overlay"],
+)  # fmt: skip
+def test_bits_of_every_number_and_place(tmp_path, frames, elements):
+    assert_alike(opened(tmp_path, cine(frames, **elements)).images, FRAMES)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_signed_values_are_stretched(tmp_path, photometric, kind):
+    signed = [(frame.astype(np.int16) - 128).astype(kind) for frame in FRAMES]
+    shown = [-1 - frame for frame in signed] if photometric == "MONOCHROME1" else signed
+    clip = opened(tmp_path, cine(shown, photometric=photometric, PixelRepresentation=1))
+    low, high = np.min(FRAMES), np.max(FRAMES)
+    assert_alike(clip.images, [((frame - float(low)) * 255 / (high - low)).round().astype(np.uint8) for frame in FRAMES])
+    assert clip.facts["grey"].startswith("values from ")
+
+
+@pytest.mark.parametrize("kind", ["YBR_FULL_422", "YBR_PARTIAL_422"])
+def test_two_pixels_that_share_their_colour(tmp_path, kind):
+    luma = [np.round(frame * (219 / 255) + 16).astype(np.uint8) if "PARTIAL" in kind else frame for frame in FRAMES]
+    pairs = np.full((12, 48, 32, 4), 128, np.uint8)                              # Y, Y, Cb, Cr
+    pairs[..., 0], pairs[..., 1] = np.stack(luma)[:, :, ::2], np.stack(luma)[:, :, 1::2]
+    data = cine([np.dstack([frame] * 3) for frame in FRAMES], photometric=kind)
+    data.PixelData = pairs.tobytes()
+    clip = opened(tmp_path, data)
+    assert_alike(clip.images, FRAMES)
+    assert clip.facts["frames_damaged"] == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "elements", "reason"),
+    [(FRAMES, {"PhotometricInterpretation": None}, "its header does not state PhotometricInterpretation"),
+     (FRAMES, {"BitsAllocated": None}, "its header does not state BitsAllocated"),
+     (FRAMES, {"PhotometricInterpretation": "DOE^JANE"}, "its colours, of an unknown kind, are not read"),
+     (colours(FRAMES)[0], {"PhotometricInterpretation": "HSV"}, "its colours, HSV, are not read"),
+     (colours(FRAMES)[0], {"PhotometricInterpretation": "YBR_PARTIAL_420"}, "YBR_PARTIAL_420 without compression"),
+     (FRAMES, {"PhotometricInterpretation": "RGB"}, "contradicts itself: RGB with 1 per pixel in place of 3"),
+     (FRAMES, {"SamplesPerPixel": 3}, "contradicts itself: MONOCHROME2 with 3 per pixel in place of 1"),
+     (FRAMES, {"PhotometricInterpretation": "PALETTE COLOR"}, "damaged or incomplete"),
+     (FRAMES, {"Rows": 0}, "not believed"), (FRAMES, {"BitsAllocated": 1}, "not believed")],
+)  # fmt: skip
+def test_a_header_that_states_no_picture(tmp_path, frames, elements, reason):
+    with pytest.raises(Unreadable, match=reason):
+        opened(tmp_path, change(cine(frames, photometric="RGB" if frames[0].ndim == 3 else "MONOCHROME2"), **elements))
+
+
+@pytest.mark.parametrize("stated", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+def test_jpegs_whose_colours_are_stated_wrongly(tmp_path, stated):
+    pictures, luminance = colours(FRAMES)
+    data = cine(pictures, JPEGBaseline8Bit, stated)
+    data.PixelData = encapsulate([cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+                                  for picture in pictures])
+    assert_alike(opened(tmp_path, data).images, luminance, most=3)
+
+
+def test_one_broken_frame_among_sound_ones(tmp_path):
+    coded = [cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes() for frame in FRAMES]
+    data = cine(FRAMES, JPEGBaseline8Bit)
+    data.PixelData = encapsulate([*coded[:2], coded[2][:60], *coded[3:]])
+    clip = opened(tmp_path, data)
+    assert (clip.facts["frames_read"], clip.facts["frames_damaged"]) == (12, 1)
+    assert_alike(clip.images, FRAMES[:2] + FRAMES[3:], most=4)
+
+
+@pytest.mark.parametrize(
+    ("parts", "note"),
+    [([region(4, 4, 40, 30), region(50, 40, 40, 40, kind=3, form=3)], "lies outside its picture"),
+     ([region(4, 4, 40, 30), region(0, 0, 64, 48, kind=3, form=3)], "is tiny, or lies below another"),
+     ([region(4, 4, 2, 2)], "is tiny, or lies below another"),
+     ([change(region(4, 4, 40, 30), RegionLocationMaxX1=None)], "has no place")],
+    ids=["outside", "below another", "tiny", "no place"],
+)  # fmt: skip
+def test_regions_that_contradict_the_picture_leave_it_whole(tmp_path, parts, note):
+    clip = opened(tmp_path, cine(FRAMES, SequenceOfUltrasoundRegions=parts))
+    assert clip.region is None and note in clip.facts["notes"]
+    assert_alike(clip.images, FRAMES, most=0)
+
+
+def test_a_region_that_ends_just_outside_the_picture(tmp_path):
+    clip = opened(tmp_path, cine(FRAMES, SequenceOfUltrasoundRegions=[region(0, 0, 66, 49)]))
+    assert clip.region == (0, 0, 64, 48) and clip.facts["notes"] == ""
+    assert_alike(clip.images, FRAMES, most=0)
+
+
+@pytest.mark.parametrize("elements", [{"PixelSpacing": [0, 0]}, {"PixelAspectRatio": [0, 1]}, {"PixelSpacing": "0.2"},
+                                      {"SequenceOfUltrasoundRegions": [region(0, 0, 64, 48, delta=(0.0, 0.0))]}])
+def test_a_scale_that_cannot_be_is_unknown(tmp_path, elements):
+    clip = opened(tmp_path, cine(FRAMES, **elements))
+    assert_alike(clip.images, FRAMES, most=0)
+    assert math.isnan(clip.facts["mm_per_px"])
+
+
+@pytest.mark.parametrize("name", ["FrameTime", "CineRate", "PixelSpacing", "PixelAspectRatio", "FrameTimeVector"])
+def test_numbers_that_are_none_cost_nothing_but_themselves(tmp_path, name):
+    data = cine(FRAMES, **{name: None})
+    tag = {"FrameTime": 0x00181063, "CineRate": 0x00180040, "PixelSpacing": 0x00280030, "PixelAspectRatio": 0x00280034,
+           "FrameTimeVector": 0x00181065}[name]  # fmt: skip
+    data._dict[Tag(tag)] = DataElement(tag, "LO", "DOE^JANE")
+    path = save(data, tmp_path / "a.dcm")
+    vr = {"CineRate": b"IS", "PixelAspectRatio": b"IS"}.get(name, b"DS")
+    place = tag >> 16, tag & 0xFFFF
+    written = np.array(place, "<u2").tobytes()
+    path.write_bytes(path.read_bytes().replace(written + b"LO", written + vr))
+    clip = read(path)
+    assert_alike(clip.images, FRAMES, most=0)
+    assert "DOE" not in str(clip.facts) and clip.facts["notes"] == ""
+
+
+def test_a_video_stream_of_oblong_pixels_beside_a_region(tmp_path):
+    def oblong(stream):
+        stream.codec_context.sample_aspect_ratio = 2
+
+    video = write_av(tmp_path / "a.mp4", FRAMES, fps=20, codec="libx264", options={"crf": "1"}, change=oblong).read_bytes()
+    data = cine(FRAMES, MPEG4HP41, "YBR_PARTIAL_420", PixelAspectRatio=[1, 2],
+                SequenceOfUltrasoundRegions=[change(region(8, 8, 40, 32), PhysicalDeltaX=None)])
+    data.PixelData = encapsulate([video])
+    clip = opened(tmp_path, data)
+    assert clip.images[0].shape == (48, 128) and clip.region == (16, 8, 80, 32)
+    assert not clip.images[0][:7].any() and clip.images[0][10:38, 20:92].min() > 10

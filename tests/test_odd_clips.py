@@ -1,0 +1,400 @@
+"""Clips whose files are of rare kinds, lie, or contradict themselves: the right picture, or the sentence that says why not."""
+
+import gzip
+import math
+import os
+import zipfile
+
+import av
+import cv2
+import nrrd
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from recordings import speckle, write_av
+from test_readers import assert_alike, read, shown, write_volume
+
+from stages import extract_frames
+from stages.lib.clips import store
+from stages.lib.clips.readers import several, video
+from stages.lib.clips.readers.recording import Unreadable
+from stages.sources import breast, gallbladder
+
+RECIPE = {"frame_rate_hz": 5.0, "max_frames_per_clip": 10, "assumed_frame_rate_hz": 20.0, "size_px": 32, "geometry": "fan"}
+
+
+def colours():
+    """A picture in RGB [48, 64, 3] whose luminance [48, 64] is none of its channels."""
+    frame = speckle(1)[0]
+    picture = np.dstack([frame, 255 - frame, frame // 2])
+    return picture, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+
+
+# Video
+
+
+def test_the_luminance_of_every_pixel_format_is_that_of_ffmpegs_own_conversion():
+    seen = set()
+    for name in av.video.format.names:
+        try:
+            frame = av.VideoFrame.from_ndarray(speckle(1)[0], format="gray").reformat(format=name)
+            expected = cv2.cvtColor(frame.reformat(format="rgb24").to_ndarray(), cv2.COLOR_RGB2GRAY)
+        except (OSError, ValueError):                                           # ffmpeg cannot write it, or not read it
+            continue
+        apart = video._Luminance(1.0).luminance(frame).astype(int) - expected
+        assert np.abs(apart).max() <= 3, name                                   # ffmpeg's conversion is off by up to 2
+        seen.add(name)
+    assert {"yuv420p", "nv12", "p010le", "gray10le", "grayf32le", "monob", "gbrp12le", "yuv444p10msble", "ya16le"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "options"),
+    [("a.mp4", "libx264", "yuv420p", {"x264opts": "bff=1", "crf": "1"}), ("a.ts", "libx264", "yuv420p", {"x264opts": "tff=1"}),
+     ("a.mov", "prores_ks", "yuv422p10le", {"flags": "+ildct+ilme"}), ("a.mkv", "ffv1", "yuv420p", {"flags": "+ildct+ilme"}),
+     ("a.avi", "mpeg4", "yuv420p", {"flags": "+ildct+ilme"})],
+)  # fmt: skip
+def test_interlaced_video_of_other_codecs(tmp_path, name, codec, pix_fmt, options):
+    frames = speckle(6, 96, 128)
+    for frame in frames:
+        frame[1::2] //= 2                                                      # the fields differ
+    write_av(tmp_path / name, frames, 25, codec, pix_fmt, options)
+    clip = read(tmp_path / name)
+    assert_alike(clip.images, shown(tmp_path / name))
+    assert clip.images[0][::2].mean() > 1.5 * clip.images[0][1::2].mean()
+
+
+def test_a_rotated_video_of_oblong_pixels(tmp_path):
+    def change(stream):
+        stream.set_display_rotation(90)
+        stream.codec_context.sample_aspect_ratio = 2
+
+    write_av(tmp_path / "a.mov", speckle(3), 10, "png", "rgb24", change=change)
+    expected = [np.rot90(cv2.resize(frame, (128, 48))) for frame in speckle(3)]
+    assert_alike(read(tmp_path / "a.mov").images, expected)
+
+
+@pytest.mark.parametrize("stamps", [[0, 1, 2, 3, 7, 8, 20, 21], [-5, -4, -3, -2, -1, 0, 1, 2], [1000, *range(1001, 1008)]])
+def test_times_of_a_video_that_runs_unevenly_or_does_not_begin_at_0(tmp_path, stamps):
+    write_av(tmp_path / "a.mkv", speckle(8), stamps=stamps)
+    clip = read(tmp_path / "a.mkv")
+    assert clip.times_s == pytest.approx((np.array(stamps) - stamps[0]) / 10)
+    assert_alike(clip.images, speckle(8))
+
+
+def test_time_stamps_that_stand_still_or_leap_give_way_to_the_frame_rate(tmp_path):
+    for name, stamps in (("still", [0] * 8), ("leap", [0, 1, 2, 3, 100_000, 100_001, 100_002, 100_003])):
+        write_av(tmp_path / f"{name}.mkv", speckle(8), stamps=stamps)
+        assert read(tmp_path / f"{name}.mkv").times_s == pytest.approx(np.arange(8) / 10)
+
+
+def test_of_several_videos_in_a_file_the_largest_is_read(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        streams = [container.add_stream("ffv1", rate=10) for _ in range(2)]
+        for stream, (width, height) in zip(streams, [(32, 24), (64, 48)], strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "gray"
+        for number, images in enumerate(zip(speckle(4, 24, 32), speckle(4), strict=True)):
+            for stream, image in zip(streams, images, strict=True):
+                frame = av.VideoFrame.from_ndarray(image, format="gray")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    clip = read(tmp_path / "a.mkv")
+    assert_alike(clip.images, speckle(4), most=0)
+    assert clip.facts["notes"] == "it holds several videos: the one with the largest picture is read"
+
+
+def test_a_stream_of_jpegs_is_a_video_and_a_camera_picture_with_previews_is_one(tmp_path):
+    coded = [cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes() for frame in speckle(9)]
+    (tmp_path / "a.mjpeg").write_bytes(b"".join(coded))
+    assert_alike(read(tmp_path / "a.mjpeg").images, speckle(9), most=4)
+    first, *others = [Image.fromarray(frame) for frame in speckle(3)]
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=others, quality=100)
+    assert_alike(read(tmp_path / "a.jpg").images, speckle(1), most=4)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [*((mode, "tif") for mode in ("1", "L", "P", "LA", "CMYK", "YCbCr", "RGB", "RGBA")), ("CMYK", "jpg"), ("L", "jpg"),
+     ("RGB", "jpg"), *((mode, "png") for mode in ("1", "L", "P", "LA", "RGB", "RGBA"))],
+)  # fmt: skip
+def test_pictures_of_every_mode(tmp_path, mode, suffix):
+    picture, luminance = colours()
+    image = Image.fromarray(luminance if mode in ("1", "L", "LA") else picture)
+    image = image.quantize(250) if mode == "P" else image.convert(mode)
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, **({"quality": 100, "subsampling": 0} if suffix == "jpg" else {}))
+    assert_alike(read(path).images, [np.asarray(Image.open(path).convert("RGB").convert("L"))], most=2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg"])
+def test_a_picture_is_turned_as_its_file_says(tmp_path, orientation, suffix):
+    """Exif: the file's first row and column lie at … of what is meant."""
+    meant = speckle(1)[0]
+    moves = {1: meant, 2: meant[:, ::-1], 3: meant[::-1, ::-1], 4: meant[::-1], 5: meant.T, 6: np.rot90(meant),
+             7: meant[::-1, ::-1].T, 8: np.rot90(meant, -1)}  # fmt: skip
+    stored = np.ascontiguousarray(moves[orientation])
+    if suffix == "tif":
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", extratags=[(274, "H", 1, orientation, True)])
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, quality=100)
+    assert_alike(read(tmp_path / f"a.{suffix}").images, [meant], most=4)
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.avif", {"quality": 100}), ("a.jp2", {"irreversible": False})])
+def test_avif_and_jpeg_2000(tmp_path, name, options):
+    Image.fromarray(speckle(1)[0]).save(tmp_path / name, **options)
+    clip = read(tmp_path / name)
+    assert_alike(clip.images, speckle(1), most=2)
+    assert math.isnan(clip.times_s[0])
+
+
+def test_an_avif_animation(tmp_path):
+    first, *rest = [Image.fromarray(frame) for frame in speckle(6)]
+    first.save(tmp_path / "a.avif", save_all=True, append_images=rest, duration=200, quality=100)
+    clip = read(tmp_path / "a.avif")
+    assert_alike(clip.images, speckle(6), most=2)
+    assert clip.times_s == pytest.approx(np.arange(6) / 5) and several.holds_several(tmp_path / "a.avif")
+
+
+@pytest.mark.parametrize("disposal", [0, 1, 2])
+def test_a_gif_that_stores_only_what_changes(tmp_path, disposal):
+    frames = [np.full((48, 64), 40, np.uint8) for _ in range(6)]
+    for number, frame in enumerate(frames):
+        frame[10:20, 10 + 5 * number : 20 + 5 * number] = 200
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest, duration=100, disposal=disposal)
+    assert_alike(read(tmp_path / "a.gif").images, frames, most=0)
+
+
+def test_tiff_palettes_of_16_bits_and_of_8_where_16_belong(tmp_path):
+    frame = speckle(1)[0]
+    deep = np.stack([np.arange(65536, dtype=np.uint16)] * 3)
+    tifffile.imwrite(tmp_path / "deep.tif", frame.astype(np.uint16) * 257, photometric="palette", colormap=deep)
+    shallow = np.stack([np.arange(256, dtype=np.uint16)] * 3)
+    tifffile.imwrite(tmp_path / "shallow.tif", frame, photometric="palette", colormap=shallow)
+    for name in ("deep", "shallow"):
+        assert_alike(read(tmp_path / f"{name}.tif").images, [frame], most=1)
+
+
+def test_pages_written_one_by_one_and_a_thumbnail_before_them(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(np.full((20, 30), 9, np.uint8), photometric="minisblack")
+        for number, frame in enumerate(speckle(6)):
+            image = np.dstack([frame] * 3) if number % 2 else frame
+            writer.write(image, photometric="rgb" if number % 2 else "minisblack", contiguous=False)
+    clip = read(tmp_path / "a.tif")
+    assert_alike(clip.images, speckle(6), most=0)
+    assert clip.facts["notes"] == "pages of another size than 64 × 48 are left out: 1"
+
+
+def test_channels_of_a_stack_and_a_body_over_time(tmp_path):
+    frames = np.stack(speckle(6))
+    channels = np.stack([frames, 255 - frames, frames // 2], axis=1)
+    tifffile.imwrite(tmp_path / "c.tif", channels, imagej=True, metadata={"axes": "TCYX"})
+    clip = read(tmp_path / "c.tif")
+    assert_alike(clip.images, speckle(6), most=0)
+    assert clip.facts["notes"] == "of its 3 channels the first is read"
+    tifffile.imwrite(tmp_path / "body.tif", frames.reshape(2, 3, 48, 64), photometric="minisblack", metadata={"axes": "TZYX"})
+    with pytest.raises(Unreadable, match=r"pages along 2 axes \(T, Z\): no sequence of pictures"):
+        read(tmp_path / "body.tif")
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_a_stack_that_breaks_off(tmp_path, tile):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for frame in speckle(12):
+            writer.write(frame, photometric="minisblack", contiguous=False, tile=tile)
+    path.write_bytes(path.read_bytes()[: 2 * path.stat().st_size // 3])
+    clip = read(path)
+    assert 6 <= len(clip.images) < 10 and clip.facts["frames_damaged"] > 0
+    assert_alike(clip.images, speckle(12)[: len(clip.images)], most=0)
+
+
+def test_an_imagej_stack_that_breaks_off_says_how_many_frames_are_missing(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack(speckle(12)), imagej=True, metadata={"axes": "TYX"})
+    path.write_bytes(path.read_bytes()[: 2 * path.stat().st_size // 3])
+    facts = read(path).facts
+    assert facts["frames_read"] > 0 and facts["frames_read"] + facts["frames_damaged"] == 12
+
+
+def test_tiff_colours_that_are_not_read_are_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", speckle(1)[0], photometric="cfa", extratags=[(33421, "H", 2, (2, 2), True),
+                                                                                      (33422, "B", 4, (0, 1, 1, 2), True)])
+    with pytest.raises(Unreadable, match=r"its colours \(CFA\) are not read"):
+        read(tmp_path / "a.tif")
+
+
+# Volumes
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+@pytest.mark.parametrize("kind", ["time", "list"])
+def test_an_nrrd_whose_first_axis_is_time(tmp_path, encoding, kind):
+    stored = np.stack([frame.T for frame in speckle(7)])                        # time, column, row: in the file's order
+    nrrd.write(str(tmp_path / "a.nrrd"), stored, {"encoding": encoding, "kinds": [kind, "domain", "domain"]})
+    assert_alike(read(tmp_path / "a.nrrd").images, speckle(7), most=0)
+
+
+def test_an_nrrd_with_its_header_in_a_file_of_its_own(tmp_path):
+    nrrd.write(str(tmp_path / "a.nhdr"), np.stack([frame.T for frame in speckle(5)], -1), detached_header=True)
+    assert_alike(read(tmp_path / "a.nhdr").images, speckle(5), most=0)
+    next(path for path in tmp_path.iterdir() if path.suffix != ".nhdr").unlink()
+    with pytest.raises(Unreadable, match="its data file a.raw.gz is missing"):
+        read(tmp_path / "a.nhdr")
+
+
+@pytest.mark.parametrize("wrong", ["3", "nan", "inf", "abc", "1e300"])
+def test_one_impossible_time_stamp_of_a_sequence_does_not_move_the_others(tmp_path, wrong):
+    write_volume(tmp_path / "a.mha", speckle(12), Seq_Frame0005_Timestamp=wrong)
+    clip = read(tmp_path / "a.mha")
+    assert clip.times_s == pytest.approx(np.arange(12) / 20, abs=0.001)
+    assert clip.facts["fps"] == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"ElementNumberOfChannels": 5}, "5 values a pixel"), ({"ElementNumberOfChannels": 0}, "0 values a pixel"),
+     ({"DimSize": "64 48 -3"}, "not believed"), ({"DimSize": None}, "its header is damaged"),
+     ({"NDims": 4, "DimSize": "64 48 3 4"}, "no sequence of pictures"), ({"BinaryData": False}, "written as text")],
+)  # fmt: skip
+def test_headers_of_metaimage_that_cannot_be(tmp_path, fields, reason):
+    with pytest.raises(Unreadable, match=reason):
+        read(write_volume(tmp_path / "a.mha", speckle(12), **fields))
+
+
+def test_pixels_that_cannot_be_so_oblong_are_taken_for_square(tmp_path):
+    clip = read(write_volume(tmp_path / "a.mha", speckle(2), ElementSpacing="20 0.2 1"))
+    assert clip.images[0].shape == (48, 64)
+    assert clip.facts["notes"] == "its pixels are said to be 100 times as wide as high: not believed"
+
+
+# Files that are no clips, whatever they are called
+
+
+def written(folder, name):
+    """A file of a kind that no reader takes, under the name of a clip."""
+    path = folder / "a.mp4"
+    simple = {"pdf": b"%PDF-1.7\n" + cv2.imencode(".jpg", speckle(1)[0])[1].tobytes(), "program": b"MZ" + bytes(500),
+              "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(500), "matlab": b"MATLAB 5.0 MAT-file" + bytes(500), "zeros": bytes(9999),
+              "numpy": b"\x93NUMPY" + bytes(500), "office": b"\xd0\xcf\x11\xe0" + bytes(500),
+              "list": b"#EXTM3U\n#EXTINF:9,\nother.ts\n#EXT-X-ENDLIST\n", "heic": b"\0\0\0\x18ftypheic" + bytes(500),
+              "text": b"This is no video. " * 500, "noise": np.random.default_rng(0).bytes(50_000)}  # fmt: skip
+    if name in simple:
+        path.write_bytes(simple[name])
+    elif name == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("clip.mp4", bytes(500))
+    else:
+        path.write_bytes(gzip.compress(write_av(folder / "b.mkv", speckle(3)).read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("pdf", "a PDF document"), ("program", "a program"), ("hdf5", "an HDF5 file"), ("matlab", "a MATLAB file"),
+     ("numpy", "a NumPy array"), ("office", "an Office document"), ("list", "a list of other files"), ("zip", "a zip archive"),
+     ("heic", "an HEIC picture"), ("gzip", "packed with gzip: unpack it"), ("text", "of no kind that is known"),
+     ("zeros", "of no kind that is known"), ("noise", "of no kind that is known")],
+)  # fmt: skip
+def test_what_no_reader_takes_gets_its_reason(tmp_path, name, reason):
+    with pytest.raises(Unreadable, match=reason):
+        read(written(tmp_path, name))
+
+
+def test_text_is_not_drawn_as_a_video(tmp_path):
+    (tmp_path / "a.txt").write_text("hello " * 1000)                            # ffmpeg would show it as a terminal does
+    with pytest.raises(Unreadable, match="of no kind that is known"):
+        read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif", "png", "tif", "mha", "nrrd"])
+@pytest.mark.parametrize("suffix", ["avi", "dcm", "jpg", "nii", "txt", ""])
+def test_a_clip_under_any_name_is_read_by_what_it_is(tmp_path, kind, suffix):
+    frames, right, path = speckle(4), tmp_path / f"a.{kind}", tmp_path / f"other.{suffix}"
+    if kind == "mp4":
+        write_av(right, frames, codec="libx264", options={"crf": "0"}, pix_fmt="yuv444p")
+    elif kind in ("gif", "png", "tif"):
+        first, *rest = map(Image.fromarray, frames)
+        first.save(right, save_all=True, append_images=rest)
+    elif kind == "mha":
+        write_volume(right, frames)
+    else:
+        nrrd.write(str(right), np.stack([frame.T for frame in frames], -1))
+    right.rename(path)
+    assert_alike(read(path).images, frames, most=2)
+
+
+# Folders
+
+
+def animation(path, count=3):
+    first, *rest = [Image.fromarray(frame) for frame in speckle(count)]
+    first.save(path, save_all=True, append_images=rest, duration=100)
+
+
+def test_what_is_no_still_image_in_a_folder_of_images_is_named(tmp_path):
+    for number, frame in enumerate(speckle(3)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), frame)
+    animation(tmp_path / "moving.png")
+    (tmp_path / "notes.txt").write_text("Note")
+    clip = read(tmp_path)
+    assert_alike(clip.images, speckle(3), most=0)
+    assert clip.facts["notes"] == "no still images and left out: moving.png"
+
+
+def test_an_animation_among_images_with_masks_is_left_out(workspace, monkeypatch):
+    monkeypatch.setenv("SONOPAIR_WORKERS", "1")
+    folder = workspace / "data/raw/breast/benign"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        cv2.imwrite(str(folder / f"benign ({number})_mask.png"), np.full((48, 64), 255, np.uint8))
+    cv2.imwrite(str(folder / "benign (1).png"), speckle(1)[0])
+    animation(folder / "benign (2).png")
+    extract_frames.main(source="breast", collection="raw", **RECIPE)
+    clips = store.read("data/frames/breast").clip_table
+    assert list(clips["left_out"]) == ["", "it holds several pictures, of which one at most can fit its masks"]
+
+
+def test_an_animation_among_listed_images_is_named(tmp_path):
+    images = tmp_path / "GBCU/imgs"
+    images.mkdir(parents=True)
+    cv2.imwrite(str(images / "im1.jpg"), speckle(1)[0])
+    animation(images / "im2.png")
+    (tmp_path / "GBCU/train.txt").write_text("im1.jpg,0\n")
+    (tmp_path / "GBCU/test.txt").write_text("im1.jpg,0\n")
+    clips = gallbladder.clips(tmp_path).drop_duplicates("path").set_index("clip")
+    assert "label unknown: no line in train.txt" in clips.loc["GBCU/imgs/im2.png", "left_out"]
+    udiat = tmp_path / "udiat"
+    (udiat / "original").mkdir(parents=True)
+    animation(udiat / "original/000001.png")
+    (udiat / "DatasetB.csv").write_text("Image,Type\n1,Benign\n")
+    assert len(breast.clips(udiat)) == 1
+
+
+def test_links_in_a_circle_end_and_are_named(workspace, monkeypatch):
+    monkeypatch.setenv("SONOPAIR_WORKERS", "1")
+    folder = workspace / "data/raw/butterfly"
+    for name, other in (("Cov", "Reg"), ("Reg", "Cov")):
+        (folder / name).mkdir(parents=True)
+        write_av(folder / name / f"{name}.mkv", speckle(4))
+        (folder / name / "link").symlink_to(f"../{other}", target_is_directory=True)
+    (folder / "Cov-self").symlink_to("Cov-self")                                         # a link to itself
+    os.symlink(folder, folder / "Reg/Cov-top")
+    extract_frames.main(source="butterfly", collection="raw", **RECIPE)
+    clips = store.read("data/frames/butterfly").clip_table
+    kept = clips[clips["left_out"] == ""]
+    assert sorted({path.rpartition("/")[2] for path in kept["path"]}) == ["Cov.mkv", "Reg.mkv"] and len(kept) == 2
+    reasons = pd.Series(clips["left_out"].to_numpy(), clips["clip"])
+    assert reasons["Reg/Cov-top"] == "a link back to a folder above it"
+    assert "missing" in reasons["Cov-self"]
