@@ -102,6 +102,26 @@ def test_a_signal_to_stop_lets_the_block_clear_away(sleeper, workspace):
     assert not list(workspace.glob("out*"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_not_lost_while_an_object_is_removed(sleeper, number):
+    """Python drops what is raised in `__del__`."""
+    body = """
+    class Slow:
+        def __del__(self):
+            print("removing", flush=True)
+            for _ in range(200):
+                time.sleep(0.01)
+    Slow()
+    print("removed", flush=True)
+    time.sleep(600)
+"""
+    process = sleeper(body.strip())
+    assert process.stdout.readline() == "removing\n"
+    process.send_signal(number)
+    assert process.wait(60) == 1 or process.returncode == -signal.SIGINT
+    assert process.stdout.read() == "removed\n"
+
+
 def test_a_block_that_does_not_stop_is_ended(sleeper):
     body = """
     while True:
@@ -186,7 +206,7 @@ def test_a_stage_does_not_wait_for_a_thread_that_failed(workspace, monkeypatch):
 
 HANGING = """
 import threading, time
-from stages.lib import stage
+from stages.lib.running import stage
 stage.GRACE_S = 1
 stage._declared = lambda *_: {"other": {}}
 def main():

@@ -116,11 +116,12 @@ def alone(name: str) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what is half done is cleared away; after GRACE_S it ends the process.
+    """SIGTERM ends the block as Ctrl-C does, so that what is half done is cleared away; after GRACE_S both end the process.
 
     So does a thread that fails, such as that of a pool of processes, for whose results the block would wait for ever.
     """
-    before = {number: signal.signal(number, action) for number, action in ((signal.SIGTERM, _stop), (signal.SIGALRM, _end))}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = {number: signal.signal(number, _stop) for number in numbers}
     hook, threading.excepthook = threading.excepthook, _stop_for
     try:
         yield
@@ -132,7 +133,13 @@ def stoppable() -> Iterator[None]:
 
 
 def _stop(number: int, place: FrameType | None) -> None:
+    while place is not None:
+        if place.f_code.co_name == "__del__":           # Python drops what is raised in there: try again soon
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
+        place = place.f_back
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, _end)
     signal.alarm(GRACE_S)
     raise KeyboardInterrupt from (FAILED.pop() if FAILED else None)
 
