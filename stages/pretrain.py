@@ -69,7 +69,6 @@ def main(
     state = TrainingState(resume, {"model": model, "optimizer": optimizer}, draw, records)
     train_one = partial(train_epoch, model, optimizer=optimizer, schedule=schedule, draw=draw, steps=epochs * steps,
                         loss_of=distributed.loss_of(model))
-
     progress = Progress(f"pretrain {method}", epochs, len(state.records["rows"]))
     for epoch in range(len(state.records["rows"]), epochs):
         batches = partial(train.batches, batch_size, model.pick, draw, steps_per_epoch)
