@@ -227,7 +227,7 @@ def test_the_seed_decides_the_split(sources):
         ({"segment": {"tasks": ["breast"]}} | BREAST, "needs breast; .*add it to extract_frames.sources"),
         ({"tasks": {}}, "there is no block tasks.pocus; add it"),
         ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung is 'butterfly/Reg'; it must be a list"),
-        ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "it needs two classes"),
+        ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "name two classes or more"),
     ],
 )
 def test_what_cannot_be_assembled_is_one_sentence(sources, change, sentence):

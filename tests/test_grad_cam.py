@@ -65,6 +65,7 @@ def test_it_is_a_loop_over_channels_whose_weights_are_finite_differences(frames)
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "mobilenet_v3_small"])
 def test_real_networks_get_a_map_and_keep_weights_gradients_and_frozen_parts(arch, draw):
+    torch.manual_seed(0)        # with other weights a map may be empty for both classes
     network = Classifier(Backbone(arch), 3).eval().requires_grad_(False)
     frames, classes = torch.rand(2, 1, 64, 64, generator=draw), torch.tensor([0, 2])
     with torch.no_grad():
