@@ -15,7 +15,7 @@ repro: .git $(BIN)/.installed
 	dvc repro
 
 test: $(BIN)/.installed
-	pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder -m "not recipes"
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not recipes"
 
 .git:                            # a download has none
 	$(error this folder is no git repository, and DVC works only in one; run `git init`)

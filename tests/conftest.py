@@ -97,10 +97,9 @@ def fresh_clone(default_run, tmp_path_factory) -> Project:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For xdist: one worker runs all tests of a file, since they share fixtures; those that share a run of the pipeline are one
-    group. What takes longest begins first, so that no worker is left alone with it at the end.
+    """What takes longest begins first, so that no worker is left alone with it at the end. A file's tests stay together: they
+    share fixtures, and one worker runs them all (`--dist loadfile`).
     """
-    for item in items:
-        shared = {"default_run", "fresh_clone"} & set(item.fixturenames)
-        item.add_marker(pytest.mark.xdist_group("pipeline" if shared else item.path.stem))
-    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("slow", "real", "browser"))))
+    markers = ("slow", "real", "browser")
+    first = {item.path for item in items if any(map(item.get_closest_marker, markers))}
+    items.sort(key=lambda item: item.path not in first)
