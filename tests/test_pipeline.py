@@ -3,6 +3,8 @@
 import ast
 import inspect
 import json
+import subprocess
+import sys
 from importlib import import_module
 
 import pandas as pd
@@ -193,3 +195,14 @@ def test_a_download_without_git_gets_one_sentence(tmp_path):
         said = [line for line in project.run(command, code).splitlines() if not line.startswith("make:")]
         assert len(said) == 1 and "git init" in said[0], said
     project.run("git init --quiet && dvc stage list")
+
+
+@pytest.mark.slow
+def test_stages_stand_faults_at_random_moments(default_run):
+    """A short form of the fault campaign, `python -m tests.faults`."""
+    faults = ["killed", "SIGTERM", "Ctrl-C", "deleted", "clock back", "worker killed"]
+    chosen = ["--stages", "extract_frames", "pretrain", "--faults", *faults, "--runs", str(len(faults))]
+    command = [sys.executable, "-m", "tests.faults", "--project", default_run.folder, *chosen]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs with the same bytes / runs" in done.stdout
