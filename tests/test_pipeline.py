@@ -166,6 +166,7 @@ def test_another_method_trains_and_reports_again_and_the_first_is_kept(default_r
     said = default_run.run("dvc exp run --set-param pretrain.method=simclr")
     assert "is cached - skipping run" in said and "> python -m stages.pretrain" not in said
     assert default_run.run("git status --short -- dvc.lock data reports") == ""     # DVC may fold lines of params.yaml anew
+    default_run.run("git checkout --quiet params.yaml")
 
 
 def test_git_tracks_no_import():
@@ -177,6 +178,7 @@ def test_git_tracks_no_import():
 def test_experiments_are_saved_and_applied_without_a_network(default_run):
     nothing = "http://127.0.0.1:9"
     offline = f"export GIT_ALLOW_PROTOCOL=file http_proxy={nothing} https_proxy={nothing} all_proxy={nothing}; "
+    default_run.run("git checkout --quiet params.yaml")
     before = default_run.read("params.yaml")
     default_run.change(report__worst_clips=3)
     changed = default_run.read("params.yaml")
