@@ -77,7 +77,7 @@ class Method(ContrastiveMethod):
 
     def max_gap(self, clips: Clips) -> torch.Tensor:
         """D = int(δ · fps), in frames of the recording, [B]; 0 where the frame rate is unknown."""
-        return (self.settings.max_gap_s * clips.fps.nan_to_num(0) + 1e-4).long()
+        return (self.settings.max_gap_s * clips.fps.nan_to_num(0) + 1e-4).long()     # rounding must not cost a frame
 
     def pick(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
         """A frame, and another one uniform among those at most D frames of the recording away, [B, 2].

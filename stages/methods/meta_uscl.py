@@ -122,6 +122,7 @@ class Method(ContrastiveMethod):
             spacing = spacing.masked_fill(torch.arange(self.mixing_frames, device=device) >= clips.count[:, None], 0)
             return torch.where(several, spacing / spacing.sum(2, keepdim=True), self.ends)
         alpha = (torch.full((2, len(several)), value, device=device) for value in self.mixing_beta)
+        # both may underflow to 0
         towards, against = (torch._standard_gamma(value, generator=generator).clamp_min(1e-30) for value in alpha)
         share = (towards / (towards + against))[..., None]                                      # 2 x B x 1, a and b
         return torch.where(several, (1 - share) * self.ends + share * self.middle, self.ends)

@@ -88,7 +88,8 @@ class Method(ContrastiveMethod):
 
     def window(self) -> tuple[float, float]:
         """Least and greatest distance of a negative of the own clip, as fractions of n, at this point of the curriculum."""
-        harder = max(0.0, self.progress - self.harder_from) / max(1e-9, 1 - self.harder_from)
+        remaining = max(1e-9, 1 - self.harder_from)         # 0 if they never shrink
+        harder = max(0.0, self.progress - self.harder_from) / remaining
         easy = (1 + math.cos(math.pi * harder)) / 2
         low, high = (near + (far - near) * easy for far, near in zip(self.far_window, self.near_window, strict=True))
         return low, high

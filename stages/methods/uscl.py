@@ -61,7 +61,7 @@ class Method(ContrastiveMethod):
     def mixing(self, clips: Clips, generator: torch.Generator) -> torch.Tensor:
         """λ of each clip, [B, 1, 1, 1]: Beta(α, α) as a ratio of gamma variables; 1 for clips of fewer than three frames."""
         alpha = torch.full((2, len(clips.count)), self.mixing_alpha, device=clips.count.device)
-        own, anchor = torch._standard_gamma(alpha, generator=generator).clamp_min(1e-30)
+        own, anchor = torch._standard_gamma(alpha, generator=generator).clamp_min(1e-30)       # both may underflow to 0
         return torch.where(clips.count >= 3, own / (own + anchor), 1)[:, None, None, None]
 
     def step_views(self, frames: torch.Tensor, clips: Clips, generator: torch.Generator) -> dict[str, View]:

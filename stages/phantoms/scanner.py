@@ -108,7 +108,7 @@ class Scanner:
         noise = self.noise.standard_normal(field.shape, dtype=np.float32) * self.noise_gain[..., None]
         echo = self.echo(field) * self.tissue_gain[..., None] + noise
         intensity = cv2.GaussianBlur(np.sum(echo**2, axis=2), (0, 0), self.compounding)
-        level_db = 10 * np.log10(intensity + 1e-12) + self.gain_db
+        level_db = 10 * np.log10(intensity + 1e-12) + self.gain_db      # no echo: −120 dB
         grey = np.clip(level_db / self.dynamic_range_db + 0.62, 0, 1) ** self.gamma
         image = cv2.remap((255 * grey).astype(np.uint8), *self.maps, cv2.INTER_LINEAR)
         return self.colours[np.where(self.fan, image, self.overlay)]

@@ -132,7 +132,8 @@ def scored(task: str, run: dict) -> pd.DataFrame | str:
         except UserError:
             reason = f"the predictions of {run['names'][0]} are not in the cache"
             continue
-        if abs(balanced_accuracies(table).mean() - run["metrics"][task]["balanced_accuracy"]) < 1e-4:
+        written = run["metrics"][task]["balanced_accuracy"]         # rounded to four digits
+        if abs(balanced_accuracies(table).mean() - written) < 1e-4:
             return table
         reason = f"the predictions of {run['names'][0]} are not those that its metrics were made of"
     return reason

@@ -148,7 +148,7 @@ def draw(network: Classifier, frames: np.ndarray, by_frame: pd.DataFrame, clip: 
     rows = by_frame[by_frame["clip"] == clip.name]
     chosen = torch.full((len(rows),), facts["classes"].index(clip["predicted"]), device=device())
     maps = grad_cam(network, network.backbone.last_block(), prepared(frames[rows.index], facts), chosen).cpu().numpy()
-    heat = maps / max(maps.max(), 1e-12)
+    heat = maps / max(maps.max(), 1e-12)        # empty maps stay empty
     column, panels = f"p_{clip['predicted']}", []
     for row, place in zip(rows.itertuples(), heat, strict=True):
         time = "" if np.isnan(row.time_s) else f", {row.time_s:.2f} s"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from stages.lib.clips.tasks import read_task
+from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation import external, scores
 from stages.lib.evaluation.cross_validation import on_all
 from stages.lib.evaluation.fine_tuning import Recipe
@@ -36,7 +36,7 @@ def main(tasks: list[str], epochs: int, trainable: str, arch: str) -> None:
         report(task, tests, external.predictions(networks, tests, task, recipe), params["report"]["confidence"])
 
 
-def report(task, tests: dict, predicted: pd.DataFrame, confidence: float) -> None:
+def report(task: Task, tests: dict, predicted: pd.DataFrame, confidence: float) -> None:
     """Print the scores of each test."""
     for (test, (table, _)), outside in zip(tests.items(), task.external, strict=True):
         classes = list(outside.values)

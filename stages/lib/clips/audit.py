@@ -6,8 +6,8 @@ import pandas as pd
 # train, held_out: the clip is in the set. left_out: it is not; the reason says why. frames_dropped: some of its frames are not.
 # copy: it looks like another clip of the set, copy_of. uncertain_crop: its crop may be wrong (reports/crops/<source>.html).
 # frames_damaged: some could not be decoded. noted: what was not believed. burned_in: names may stand in its picture.
-BURNED_IN = {"yes": "its file says so", "text": "letters inside its crop"}
 OUTCOMES = ["train", "held_out", "left_out", "frames_dropped", "copy", "uncertain_crop", "frames_damaged", "noted", "burned_in"]
+BURNED_IN = {"yes": "its file says so", "text": "letters inside its crop"}
 
 
 def audit(clips: pd.DataFrame) -> pd.DataFrame:

@@ -53,7 +53,9 @@ def extract(
         clip = reading.read(path, fps, recipe.frame_rate_hz, recipe.max_frames_per_clip, recipe.assumed_frame_rate_hz)
     except Unreadable as error:
         return facts | {"left_out": str(error)}
-    facts |= clip.facts | {"checksum": _checksum(path, *clip.files)}
+    facts |= clip.facts
+    if clip.files:
+        facts["checksum"] = _checksum(path, *clip.files)
     if not clip.images:
         return facts | {"left_out": "no frame can be decoded: each is damaged"}
     if masks and len(clip.images) > 1:

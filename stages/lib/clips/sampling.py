@@ -33,7 +33,8 @@ def interval(fps: float, rate_hz: float) -> float:
     """
     if math.isnan(fps):
         return math.nan
-    return (math.floor(fps / rate_hz + 1e-6) or fps / rate_hz) / fps
+    frames = math.floor(fps / rate_hz + 1e-6)       # 0.7 / 0.1 is 6.99…
+    return (frames or fps / rate_hz) / fps
 
 
 def sample(frames: Iterable[tuple[float, Callable[[], np.ndarray | None]]], every_s: float, most: int) -> Sample:

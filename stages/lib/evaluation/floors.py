@@ -60,7 +60,7 @@ def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, vi
         A row per floor, division and held-out clip: floor, KEYS, p_<class> ….
     """
     used = clips.used.set_index("clip").loc[frames.table["clip"].unique()]
-    seen, found = what_they_see(used, frames, arch, views, seed), []
+    seen, found = inputs(used, frames, arch, views, seed), []
     for training in trainings:
         inside, held_out = (used.index.isin(part) for part in (
             training.parts["training"] | training.parts["inner"], training.parts["held_out"]))
@@ -77,8 +77,8 @@ def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, vi
     return pd.concat(found)[["floor", *KEYS, *columns]]
 
 
-def what_they_see(used: pd.DataFrame, frames: TaskFrames, arch: str, views: Views, seed: int) -> dict[str, np.ndarray]:
-    """For each floor but floor_acquisition what it sees of each clip, [clips, F]. Clips in the order of the frames."""
+def inputs(used: pd.DataFrame, frames: TaskFrames, arch: str, views: Views, seed: int) -> dict[str, np.ndarray]:
+    """The input of each floor but floor_acquisition, [clips, F]; clips in the order of the frames."""
     torch.manual_seed(seed)
     network, some = Backbone(arch).to(frames.grey.device), thinned(frames)
     seen = {part: used.reindex(columns=columns).astype(float).to_numpy() for part, columns in PARTS.items()}

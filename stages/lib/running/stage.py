@@ -1,8 +1,8 @@
 """How a stage runs: with the parameters that dvc.yaml declares for it, once at a time, and with one sentence where it stops.
 
-A second run beside it waits for no one and says who runs. A signal to stop clears away what is half done. A full disk, missing
-permissions or memory are told in plain words. Outputs stay as they were, since stages write them beside their places
-(lib/clips/store.py).
+A second run of the same stage stops at once and names the process that runs it. After a signal to stop, half-written files are
+removed. A full disk, missing permissions and too little memory each have a sentence (faults.py). The last outputs stay whole,
+since stages write new ones beside them (lib/clips/store.py).
 """
 
 import inspect

@@ -10,7 +10,8 @@ def gaussian_blur(frames: torch.Tensor, sigma: torch.Tensor, most: float) -> tor
     """Each frame [B, 1, H, W] blurred with its own sigma [B] in px (0: not at all), none above `most`."""
     reach = min(math.ceil(3 * most), *(side - 1 for side in frames.shape[-2:]))
     offset = torch.arange(-reach, reach + 1, dtype=frames.dtype, device=frames.device)
-    kernel = (-0.5 * (offset / sigma[:, None].to(frames.dtype).clamp(min=1e-3)) ** 2).exp()
+    width = sigma[:, None].to(frames.dtype).clamp(min=1e-3)         # so narrow, all weight is on the pixel itself
+    kernel = (-0.5 * (offset / width) ** 2).exp()
     kernel = (kernel / kernel.sum(1, keepdim=True))[:, None]                                    # B x 1 x K
     rows = F.pad(frames, (reach,) * 4, mode="reflect").transpose(0, 1)                          # 1 x B x H x W
     rows = F.conv2d(rows, kernel[:, :, None], groups=len(frames))

@@ -47,8 +47,8 @@ def open_volume(path: Path, start: bytes) -> Recording:
         aspect, mm_per_px = 1 / aspect, volume.spacing_mm[0]
     notes = []
     aspect = pixels.believed_aspect(aspect, notes)
-    clip = Recording(frames=None, fps=volume.fps, aspect=aspect, mm_per_px=mm_per_px, notes=notes)
-    clip.files = [volume.file] if volume.file != path else []
+    others = [volume.file] if volume.file != path else []
+    clip = Recording(frames=None, fps=volume.fps, aspect=aspect, mm_per_px=mm_per_px, files=others, notes=notes)
     clip.frames = partial(_frames, volume, clip)
     return clip
 
