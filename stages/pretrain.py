@@ -32,7 +32,7 @@ from stages.lib.pretraining.clip_set import Clips, ClipSet
 from stages.lib.pretraining.divergence import divergence
 from stages.lib.pretraining.measures import better, held_out_loss, kept_features, measures
 from stages.lib.pretraining.method import ContrastiveMethod, check_settings, own_settings
-from stages.lib.running.stage import run
+from stages.lib.running.stage import one_sentence, run
 from stages.lib.training import distributed
 from stages.lib.training.device import device, generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
@@ -194,5 +194,5 @@ def write(
 
 if __name__ == "__main__":
     distributed.launch("stages.pretrain")
-    with distributed.group(device()):
+    with one_sentence(), distributed.group(device()):
         run(main, stage="pretrain", lower="pretrain.batch_size or extract_frames.size_px")

@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, MinLen
 
 from stages.lib.clips import store
 from stages.lib.clips.tasks import read_task
+from stages.lib.evaluation.comparison import Confidence
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.normalisation import filled_in
 from stages.lib.params import Count, Names, Seed, block_of, from_params, having
@@ -70,7 +71,7 @@ def main(
     segment: having(tasks=Names),
     tasks: dict,
     bootstrap_samples: Count,
-    confidence: Annotated[float, Gt(0), Lt(1)],
+    confidence: Confidence,
     worst_clips: Annotated[int, Ge(0)],
     tsne: block_of(Map, "seed"),
     baselines: Names,

@@ -100,7 +100,8 @@ def project(tmp_path):
     run("git", "config", "user.name", "test")
     run(sys.executable, "-m", "dvc", "init", "-q")
     (tmp_path / "params.yaml").write_text(
-        "seed: 0\nfinetune: {tasks: [pocus]}\nreport: {bootstrap_samples: 1000, confidence: 0.95}\n")
+        "seed: 0\nfinetune: {tasks: [pocus]}\nreport: {bootstrap_samples: 1000, confidence: 0.95}\n"
+        "tasks: {pocus: {}, heart: {}}\n")
     folder = tmp_path / "reports/predictions"
     folder.mkdir(parents=True)
     for name, skill in (("chance", 0.0), ("skilled", 6.0)):
@@ -130,7 +131,9 @@ def test_the_command_compares_two_revisions(project):
 
 
 def test_an_unknown_run_or_task_is_one_sentence(project):
-    for arguments in (("nobody", "workspace"), ("skilled", "chance", "heart")):
+    missing = "error: reports/predictions/"
+    for arguments, sentence in ((("nobody", "workspace"), missing), (("skilled", "chance", "heart"), missing),
+                                (("skilled", "chance", "hart"), "error: hart is no task; choose from pocus, heart\n")):
         answer = ask(project, *arguments)
-        assert answer.returncode == 1 and answer.stderr.startswith("error: reports/predictions/")
+        assert answer.returncode == 1 and answer.stderr.startswith(sentence)
         assert len(answer.stderr.splitlines()) == 1

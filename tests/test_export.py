@@ -102,7 +102,8 @@ def test_what_cannot_be_exported_is_one_sentence_and_nothing_is_written(workspac
     save("models/two.safetensors", classes=["a", "b"])
     cases = [("models/pretrained.safetensors", "network.pth", "ends in '.pth'; choose from .onnx, .pt2, .pt"),
              ("models/pretrained.safetensors", "nowhere/network.pt", "the folder nowhere is missing"),
-             ("models/absent.safetensors", "network.pt", "is missing"), ("models", "network.pt", "cannot be read"),
+             ("models/absent.safetensors", "network.pt", "is missing; run `dvc repro` to make it, or choose from models/few"),
+             ("models", "network.pt", "cannot be read"),
              ("models/text.safetensors", "network.pt", "cannot be read"),
              ("models/few.safetensors", "network.pt", "it misses bn1.bias"),
              ("models/two.safetensors", "network.pt", f"{len(FACTS['classes']) - 1} classes")]

@@ -187,8 +187,7 @@ def board(tmp_path, monkeypatch):
 
         monkeypatch.setattr(leaderboard, "experiments", lambda revisions, all_commits: found)
         monkeypatch.setattr(leaderboard, "predictions", had)
-        monkeypatch.setattr(leaderboard, "show", lambda: {"seed": 0, "report": {"bootstrap_samples": 400, "confidence": 0.95}})
-        leaderboard.main([], False, tmp_path)
+        leaderboard.main([], False, tmp_path, seed=0, report={"bootstrap_samples": 400, "confidence": 0.95})
         page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
         Page(re.sub("<script>.*</script>", "", page, flags=re.DOTALL))
         return page, pd.read_csv(tmp_path / "leaderboard.csv")
@@ -278,6 +277,7 @@ collection: raw
 pretrain: {method: simclr}
 finetune: {tasks: [pocus], init: pretrained, trainable: head, seeds: [0]}
 report: {bootstrap_samples: 500, confidence: 0.95}
+tasks: {pocus: {classes: [covid, regular]}}
 """
 
 
@@ -337,6 +337,7 @@ def test_real_experiments_of_two_commits_a_queue_and_a_copy(project):
     copied = run(sys.executable, "-c", "from stages.lib.revisions import read; print(read('compared.txt', 'copy'))")
     assert "workspace is better" in copied
     assert run(*command, "nobody", code=1).startswith("error: the experiments cannot be listed")
+    assert run(*command, "--out", "params.yaml", code=1) == "error: --out params.yaml is a file; name a folder\n"
 
 
 def test_outside_a_project_one_sentence_says_so(tmp_path):

@@ -42,6 +42,7 @@ def test_a_missing_argument_is_named():
 
 def test_a_users_mistake_is_one_line_and_exit_status_1(monkeypatch):
     monkeypatch.setattr("dvc.api.params_show", lambda stages: {"seed": 0, "stage": {"frames": 0}})
+    monkeypatch.setattr("sys.argv", ["stage"])
 
     def main(seed: int, frames: int):
         raise UserError("stage.frames is 0; it must be at least 1")

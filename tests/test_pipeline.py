@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -116,6 +117,13 @@ def test_special_packages_stay_in_their_rooms(module):
     name = str(module.relative_to(ROOT / "stages"))
     assert "dvc" not in packages or name in ("lib/running/stage.py", "lib/revisions.py")
     assert "matplotlib" not in packages or name.startswith("lib/report/")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_ends_in_one_sentence(module):
+    """Whatever stops it: lib/running/stage.py says how."""
+    _, begins, command = module.read_text().partition('if __name__ == "__main__":')
+    assert not begins or re.search(r"\b(run|run_tool|one_sentence)\(", command)
 
 
 def test_rooms_stay_small():

@@ -242,8 +242,11 @@ def test_the_command_says_what_it_is_not_for(project, monkeypatch, capsys):
     assert said.endswith("For research only, not for diagnosis.\n")
     with pytest.raises(SystemExit, match="^error: none of the 1 clips can be used"):
         command("--out", "out", "nowhere.mp4")
-    with pytest.raises(SystemExit, match="^error: models/other.safetensors is missing"):
+    with pytest.raises(SystemExit, match="^error: models/ has no network for --task other; choose one, .*pocus"):
         command("--task", "other", "in/a.mp4")
+    Path("notes.txt").touch()
+    with pytest.raises(SystemExit, match="^error: notes.txt/out: Not a directory$"):
+        command("--out", "notes.txt/out", "in/a.mp4")
     save("models/lungs.safetensors")
     several = r"^error: .* choose one, for example `--task lungs`: lungs \(covid, regular, b\); pocus \(covid, regular, b\)$"
     with pytest.raises(SystemExit, match=several):

@@ -39,10 +39,22 @@ def test_missing_and_empty_folder_name_the_folder_and_the_layout(tmp_path, sourc
     module = import_module(f"stages.sources.{source}")
     with pytest.raises(UserError, match=f"{source} is missing: put the data set there, or link it: "):
         module.clips(tmp_path / source)
-    (tmp_path / source).mkdir()
-    with pytest.raises(UserError, match=f"{source} holds no clip; it should hold ") as error:
+    (tmp_path / source).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"{source} is no folder: put the data set there, or link it: "):
         module.clips(tmp_path / source)
-    assert module.LAYOUT in str(error.value)
+    (tmp_path / source).unlink()
+    (tmp_path / source).mkdir()
+    with pytest.raises(UserError) as error:
+        module.clips(tmp_path / source)
+    assert str(error.value) == f"{tmp_path / source} should hold {module.LAYOUT}; it holds nothing"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_layout_that_is_not_known_is_said_with_what_is_there(tmp_path, source):
+    """As where the archive was unpacked into a folder of its own, or the list has another name."""
+    make(tmp_path, [f"{number}.txt" for number in (10, 2, 3, 4, 5, 6)])
+    with pytest.raises(UserError, match=r"; it holds 2.txt, 3.txt, 4.txt, 5.txt, 6.txt and 1 more$"):
+        import_module(f"stages.sources.{source}").clips(tmp_path)
 
 
 def test_butterfly(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 import torch
 
 from stages.lib.clips import store
-from stages.lib.params import UserError
+from stages.lib.params import Count, Seed, UserError, having
 from stages.lib.running import faults, stage
-from stages.lib.running.stage import run
+from stages.lib.running.stage import run, run_tool
 
 ROOT = Path(__file__).parents[1]
 SLEEPER = """
@@ -28,8 +29,9 @@ with stage.stoppable(), stage.alone("stage"):
 
 
 @pytest.fixture(autouse=True)
-def no_alarm():
-    """A stage without memory ends its process some seconds later; here it is that of the tests."""
+def no_alarm(monkeypatch):
+    """A stage without memory ends its process some seconds later; here it is that of the tests, with arguments of its own."""
+    monkeypatch.setattr("sys.argv", ["stage"])
     yield
     signal.alarm(0)
 
@@ -173,6 +175,42 @@ def test_an_error_of_the_system_is_one_sentence(workspace, monkeypatch, error, s
     assert "\n" not in stop.value.code
 
 
+@pytest.mark.parametrize(("error", "sentence"), [*ERRORS[:-1], (KeyboardInterrupt(), "stopped$")])
+def test_a_tool_says_the_same_but_nothing_of_the_results_of_a_stage(error, sentence):
+    def main(path):
+        raise error
+
+    with pytest.raises(SystemExit, match=f"^error: {sentence}") as stop:
+        run_tool(main, lower="pretrain.batch_size", path="a.mp4")
+    assert "\n" not in stop.value.code and faults.UNCHANGED not in stop.value.code
+
+
+def test_a_tool_takes_the_parameters_that_it_names_from_params_yaml(monkeypatch):
+    called, blocks = [], {"seed": 3, "report": {"samples": 5, "other": 1}, "pretrain": {}}
+    monkeypatch.setattr("dvc.api.params_show", lambda: blocks)
+
+    def main(path, seed: Seed, report: having(samples=Count)):
+        called.append((path, seed, report))
+
+    run_tool(main, path="a.mp4")
+    assert called == [("a.mp4", 3, {"samples": 5, "other": 1})]
+    for wrong, sentence in (({"seed": -1}, "seed is -1; it must be 0 or more"), ({"report": {}}, "report.samples is missing"),
+                            ({"report": None}, "report is None; it must be a mapping")):
+        monkeypatch.setattr("dvc.api.params_show", lambda wrong=wrong: blocks | wrong)
+        with pytest.raises(SystemExit, match=f"^error: params.yaml: {sentence}$"):
+            run_tool(main, path="a.mp4")
+    del blocks["report"]
+    monkeypatch.setattr("dvc.api.params_show", lambda: blocks)
+    with pytest.raises(SystemExit, match="^error: params.yaml: report is missing$"):
+        run_tool(main, path="a.mp4")
+
+
+def test_a_stage_refuses_arguments_that_it_would_not_read(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pretrain", "--method", "uscl"])
+    with pytest.raises(SystemExit, match="^error: stages.pretrain takes no --method uscl; its parameters are in params.yaml"):
+        run(lambda: None, "pretrain")
+
+
 @pytest.mark.parametrize("first", [MemoryError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_an_error_while_another_is_handled_keeps_the_first_meaning(workspace, monkeypatch, first):
     monkeypatch.setattr("dvc.api.params_show", lambda stages: {"stage": {}})
@@ -183,9 +221,8 @@ def test_an_error_while_another_is_handled_keeps_the_first_meaning(workspace, mo
         finally:
             raise RuntimeError("cannot join thread before it is started")
 
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(faults.sentence(first, 'x'))}; "):
         run(main, "stage", lower="x")
-    assert stop.value.code == f"error: {faults.sentence(first, 'x')}"
 
 
 def test_a_stage_does_not_wait_for_a_thread_that_failed(workspace, monkeypatch):

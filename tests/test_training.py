@@ -1,6 +1,7 @@
 """What a user sees of a run while it goes on, and the threads that it computes with."""
 
 import io
+import runpy
 import sys
 from types import SimpleNamespace
 
@@ -8,7 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from stages import pretrain
+from stages.lib.params import UserError
 from stages.lib.training import distributed, progress, threads
+from stages.lib.training.device import device
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +115,34 @@ def test_a_fixed_number_of_threads_stays(machine, monkeypatch, capsys):
     machine.now = 60
     running.look()
     assert machine.threads == 3 and capsys.readouterr().out == ""
+
+
+def test_a_device_that_the_machine_does_not_have_is_said_with_those_that_it_has(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for name in ("gpu", "cuda", "cuda:0", "CPU", "meta", ""):
+        monkeypatch.setenv("SONOPAIR_DEVICE", name)
+        with pytest.raises(UserError, match=f"^SONOPAIR_DEVICE is '{name}'; this machine has cpu$"):
+            device()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:1"):
+        monkeypatch.setenv("SONOPAIR_DEVICE", name)
+        assert device() == torch.device(name)
+    monkeypatch.setenv("SONOPAIR_DEVICE", "cuda:2")
+    with pytest.raises(UserError, match="^SONOPAIR_DEVICE is 'cuda:2'; this machine has cpu, cuda, cuda:0, cuda:1$"):
+        device()
+
+
+def test_each_process_of_a_run_has_a_gpu_of_its_own_where_there_are_some(monkeypatch):
+    monkeypatch.delenv("SONOPAIR_DEVICE")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device() == torch.device("cuda:1")
+
+
+def test_pretraining_asks_for_its_device_before_it_runs(monkeypatch):
+    monkeypatch.setenv("SONOPAIR_DEVICE", "gpu")
+    monkeypatch.delenv("SONOPAIR_TORCHRUN", raising=False)
+    with pytest.raises(SystemExit, match="^error: SONOPAIR_DEVICE is 'gpu'"):
+        runpy.run_path(pretrain.__file__, run_name="__main__")

@@ -7,23 +7,32 @@ writes  nothing; prints a few lines per task
 """
 
 import argparse
-import sys
 
 import pandas as pd
 
-from stages.lib.evaluation.comparison import compare, predictions
+from stages.lib.evaluation.comparison import BootstrapBlock, compare, predictions
 from stages.lib.evaluation.scores import by_run
-from stages.lib.params import UserError
-from stages.lib.running.stage import show
+from stages.lib.params import Names, Seed, having, require
+from stages.lib.running.stage import run_tool
 
 
-def main(first: str, second: str, tasks: list[str]) -> None:
-    """Print both balanced accuracies (clip level), their difference with its paired interval, and McNemar's test."""
-    params = show()
-    samples, confidence = params["report"]["bootstrap_samples"], params["report"]["confidence"]
-    for task in tasks or params["finetune"]["tasks"]:
+def main(
+    first: str, second: str, names: list[str], seed: Seed, report: BootstrapBlock, finetune: having(tasks=Names), tasks: dict
+) -> None:
+    """Print both balanced accuracies (clip level), their difference with its paired interval, and McNemar's test.
+
+    Args:
+        first, second: the runs.
+        names: of the tasks; the other arguments are keys of params.yaml.
+
+    Raises:
+        UserError: an unknown task, or a run without its predictions, or predictions of other clips, classes or folds.
+    """
+    unknown = [name for name in names if name not in tasks]
+    require(not unknown, f"{', '.join(unknown)} is no task; choose from {', '.join(tasks)}")
+    for task in names or finetune["tasks"]:
         tables = [predictions(task, run) for run in (first, second)]
-        print(describe(task, (first, second), tables, samples, confidence, params["seed"]))
+        print(describe(task, (first, second), tables, report["bootstrap_samples"], report["confidence"], seed))
 
 
 def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], samples: int, confidence: float, seed: int) -> str:
@@ -47,8 +56,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m stages.tools.compare", description=__doc__.splitlines()[0])
     parser.add_argument("first", help="experiment, branch, commit or `workspace`")
     parser.add_argument("second", help="the other one")
-    parser.add_argument("tasks", nargs="*", help="default: finetune.tasks of params.yaml")
-    try:
-        main(**vars(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    parser.add_argument("names", metavar="task", nargs="*", help="default: finetune.tasks of params.yaml")
+    run_tool(main, lower="report.bootstrap_samples", **vars(parser.parse_args()))

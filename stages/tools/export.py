@@ -10,7 +10,6 @@ run (classes, mean, std …) as JSON, by the name `sonopair`: in the ONNX metada
 
 import argparse
 import json
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -19,7 +18,8 @@ import torch
 from torch import nn
 
 from stages.lib.networks.backbone import Classifier
-from stages.lib.params import UserError, require
+from stages.lib.params import require
+from stages.lib.running.stage import run_tool
 from stages.tools.trained_network import restore
 
 
@@ -81,7 +81,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m stages.tools.export", description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, help="models/pretrained.safetensors or models/<task>.safetensors")
     parser.add_argument("target", type=Path, help="the file to write: .onnx, .pt2 or .pt")
-    try:
-        main(**vars(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, **vars(parser.parse_args()))

@@ -9,30 +9,29 @@ writes  <out>/leaderboard.html   self-contained page
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from stages.lib.evaluation.comparison import against_best, balanced_accuracies, class_names, predictions
+from stages.lib.evaluation.comparison import BootstrapBlock, against_best, balanced_accuracies, class_names, predictions
 from stages.lib.evaluation.intervals import interval
 from stages.lib.evaluation.scores import by_run, outcome_counts
-from stages.lib.params import UserError, require
+from stages.lib.params import Seed, UserError, require
 from stages.lib.report.page import render
 from stages.lib.revisions import experiments
-from stages.lib.running.stage import show
+from stages.lib.running.stage import run_tool
 from stages.tools.experiments import Configuration, changed_parameters, configurations, differences, same_clips
 
 NUMBERS = ("balanced_accuracy", "sd", "low", "high", "frame_accuracy", "published_protocol_accuracy", "difference_to_best",
            "difference_low", "difference_high", "detectable_difference")
 
 
-def main(revisions: list[str], all_commits: bool, out: Path) -> None:
+def main(revisions: list[str], all_commits: bool, out: Path, seed: Seed, report: BootstrapBlock) -> None:
     """Collect, merge seeds, test, write both files."""
-    found, params = experiments(revisions, all_commits), show()
-    settings = {"samples": params["report"]["bootstrap_samples"], "confidence": params["report"]["confidence"],
-                "seed": params["seed"]}
+    require(not out.exists() or out.is_dir(), f"--out {out} is a file; name a folder")
+    settings = {"samples": report["bootstrap_samples"], "confidence": report["confidence"], "seed": seed}
+    found = experiments(revisions, all_commits)
     merged, others = configurations(found)
     require(bool(merged) or bool(others), "there is no experiment and no result; run `dvc repro` first")
     parts = [{"title": title, **part(members, settings)} for title, members in same_clips(merged)]
@@ -145,7 +144,4 @@ if __name__ == "__main__":
                         "default: HEAD and every commit that has experiments")
     parser.add_argument("--all-commits", action="store_true", help="the results of every commit of the branch, too")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder to write to (default: reports)")
-    try:
-        main(**vars(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, lower="report.bootstrap_samples", **vars(parser.parse_args()))

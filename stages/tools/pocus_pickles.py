@@ -10,7 +10,6 @@ published ones, and every image is a clip of its own.
 """
 
 import argparse
-import sys
 from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
@@ -20,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from stages.lib.clips import store
-from stages.lib.params import UserError, require
+from stages.lib.params import require
+from stages.lib.running.stage import run_tool
 from stages.tools import number_pickle
 
 FOLDS = range(1, 6)
@@ -86,7 +86,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m stages.tools.pocus_pickles", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where covid_data1.pkl … covid_data5.pkl are")
     parser.add_argument("target", type=Path, nargs="?", default=Path("data/raw/custom"), help="default: data/raw/custom")
-    try:
-        main(**vars(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, **vars(parser.parse_args()))

@@ -15,7 +15,6 @@ images in a folder `masks` or `GT`, and `<name>_mask.png`, `<name>_mask_1.png` â
 import argparse
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from stages.lib.networks.backbone import Classifier
 from stages.lib.networks.grad_cam import grad_cam
 from stages.lib.params import UserError, require
 from stages.lib.report import overlay
+from stages.lib.running.stage import run_tool
 from stages.lib.training.device import device
 from stages.tools.trained_network import restore_classifier
 
@@ -40,12 +40,18 @@ MASK_FOLDERS = {"masks", "gt"}
 NAME_LENGTH = 80                        # of an overlay, beside number and suffix: file systems allow 255 bytes
 
 
-def main(paths: list[Path], task: str, out: Path, recording: bool, cam: bool) -> None:
+def main(paths: list[Path], task: str | None, out: Path | None, recording: bool, cam: bool) -> None:
     """Predict all clips that can be read, and name the others with the reason.
+
+    Args:
+        task: None: that of the only network.
+        out: folder to write to; None: reports/predict/<task>.
 
     Raises:
         UserError: no network of the task, or no clip that can be read. Nothing is written then.
     """
+    task = chosen(task)
+    out = out or Path("reports/predict", task)
     require(not out.exists() or out.is_dir(), f"--out {out} is a file; name a folder")
     network, facts = restore_classifier(checkpoint.finetuned(task))
     network.to(device())
@@ -81,18 +87,20 @@ def replace(new: Path, out: Path) -> None:
         os.replace(path, out / path.name)
 
 
-def only_task() -> str:
-    """The task of the only fine-tuned network.
+def chosen(task: str | None) -> str:
+    """The task that the user names, or that of the only fine-tuned network.
 
     Raises:
-        UserError: there is none, or there are several; the sentence names them with their classes.
+        UserError: there is no network, none of that task, or several; the sentence names them with their classes.
     """
-    paths = sorted(set(Path("models").glob("*.safetensors")) - {checkpoint.PRETRAINED})
-    require(bool(paths), "models/ has no fine-tuned network; run `dvc repro` to make one")
-    known = [f"{path.stem} ({', '.join(checkpoint.facts(path).get('classes', ['classes unknown']))})" for path in paths]
-    require(len(paths) == 1, f"models/ has networks for several tasks; choose one, for example `--task {paths[0].stem}`: "
-            f"{'; '.join(known)}")
-    return paths[0].stem
+    names = [path.stem for path in checkpoint.there() if path != checkpoint.PRETRAINED]
+    require(bool(names), "models/ has no fine-tuned network; run `dvc repro` to make one")
+    if task in names or (task is None and len(names) == 1):
+        return task or names[0]
+    classes = [checkpoint.facts(checkpoint.finetuned(name)).get("classes", ["classes unknown"]) for name in names]
+    known = "; ".join(f"{name} ({', '.join(labels)})" for name, labels in zip(names, classes, strict=True))
+    wrong = "models/ has networks for several tasks" if task is None else f"models/ has no network for --task {task}"
+    raise UserError(f"{wrong}; choose one, for example `--task {names[0]}`: {known}")
 
 
 def table(paths: list[Path], recording: bool) -> pd.DataFrame:
@@ -181,9 +189,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, help="folder to write to; default: reports/predict/<task>")
     parser.add_argument("--recording", action="store_true", help="the images of a folder are the frames of one clip")
     parser.add_argument("--cam", action="store_true", help="a video or picture of each clip, with Grad-CAM")
-    try:
-        given = vars(parser.parse_args())
-        task = given.pop("task") or only_task()
-        main(**given | {"task": task, "out": given["out"] or Path("reports/predict", task)})
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_tool(main, lower="SONOPAIR_WORKERS (processes)", **vars(parser.parse_args()))

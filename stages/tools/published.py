@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from stages.lib.params import UserError, require
+from stages.lib.params import require
+from stages.lib.running.stage import one_sentence
 
 FOLDER = Path("published")
 
@@ -58,8 +59,6 @@ def leaves(block: dict, known: dict, prefix: str) -> list[tuple[str, object]]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         require(len(sys.argv) > 1, "name a setting: python -m stages.tools.published <name>")
         sys.exit(main(sys.argv[1], sys.argv[2:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")

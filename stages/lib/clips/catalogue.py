@@ -134,8 +134,11 @@ def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
     Raises:
         UserError: there is no such folder, no clip in it, or two clips with one id.
     """
-    require(folder.is_dir(), f"{folder} is missing: put the data set there, or link it: {layout}")
-    require(bool(rows), f"{folder} holds no clip; it should hold {layout}")
+    state = "no folder" if os.path.lexists(folder) else "missing"           # a file, or a link that leads nowhere
+    require(folder.is_dir(), f"{folder} is {state}: put the data set there, or link it: {layout}")
+    there = [" ".join(path.name.split())[:60] for path in sorted(folder.iterdir(), key=natural)]
+    more = f" and {len(there) - 5} more" if len(there) > 5 else ""
+    require(bool(rows), f"{folder} should hold {layout}; it holds {', '.join(there[:5]) or 'nothing'}{more}")
     clips = pd.DataFrame(rows).sort_values("clip", kind="stable", ignore_index=True)
     names = clips.columns.difference(["path", "masks", "fps"])
     clips[names] = clips[names].map(lambda name: f"'{name}" if FORMULA.match(str(name)) else name)

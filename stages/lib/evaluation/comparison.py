@@ -1,14 +1,19 @@
 """Is the difference of two runs' balanced accuracies more than noise? Both predicted the same held-out clips."""
 
 import io
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from annotated_types import Gt, Lt
 from scipy.stats import binomtest
 
 from stages.lib.evaluation import intervals, scores
-from stages.lib.params import UserError, require
+from stages.lib.params import Count, UserError, having, require
 from stages.lib.revisions import read
+
+Confidence = Annotated[float, Gt(0), Lt(1)]
+BootstrapBlock = having(bootstrap_samples=Count, confidence=Confidence)       # the block `report`, for a tool
 
 
 def predictions(task: str, run: str) -> pd.DataFrame:

@@ -56,11 +56,17 @@ def finetuned(task: str) -> Path:
     return Path(f"models/{task}.safetensors")
 
 
+def there() -> list[Path]:
+    """The files of networks that are there."""
+    return sorted(PRETRAINED.parent.glob(f"*{PRETRAINED.suffix}"))
+
+
 def _open(path: Path) -> safe_open:
     try:
         file = safe_open(path, framework="pt")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+        others = f", or choose from {', '.join(map(str, there()))}" if there() else ""
+        raise UserError(f"{path} is missing; run `dvc repro` to make it{others}") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); `dvc repro` makes it anew where it is missing") from None
     if "sonopair" not in (file.metadata() or {}):

@@ -11,7 +11,9 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory", "Insufficient memory",
                 "could not create a primitive", "can't start new thread")       # of torch, OpenCV, C++, oneDNN, Python
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 REFUSED_WORDS = {os.strerror(number): number for number in REFUSED}     # in torch's and safetensors' errors, without a number
-UNCHANGED = "`dvc checkout` brings back the last results"
+STOPPED = "stopped"
+UNCHANGED = "`dvc checkout` brings back the last results"       # after a stage that failed
+RESUMED = "the next `dvc repro` goes on from the last epoch or fold that was done, if there is one"    # after one that stopped
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -27,23 +29,23 @@ def sentence(error: BaseException, lower: str) -> str:
     """What an error means that is no mistake in the code; '' for any other.
 
     Args:
-        lower: the parameter that decides how much memory the stage needs.
+        lower: the parameter that decides how much memory the stage needs; '' if there is none.
     """
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; the next `dvc repro` goes on from the last epoch or fold that was done, if there is one"
+        return STOPPED
     if without_memory(error):
         place = "the GPU has" if "CUDA" in str(error) else "this machine has"
-        return f"{place} too little memory; lower {lower} and run again; {UNCHANGED}"
+        return f"{place} too little memory; {f'lower {lower}' if lower else 'end other programs'} and run again"
     told = [REFUSED_WORDS[words] for words in REFUSED_WORDS if words in str(error)]
     number = getattr(error, "errno", None) or next(iter(told), None)
     path = getattr(error, "filename", None) or "the project's folder"
     if without_space(error):
-        return f"the disk is full, nothing more could be written to {path}; free some space and run again; {UNCHANGED}"
+        return f"the disk is full, nothing more could be written to {path}; free some space and run again"
     if number in REFUSED:
-        return f"{path} may not be read or written ({os.strerror(number)}); change its permissions and run again; {UNCHANGED}"
+        return f"{path} may not be read or written ({os.strerror(number)}); change its permissions and run again"
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{path} is gone, or was never made; `dvc repro` makes what a stage has to make; {UNCHANGED}"
-    return f"{path}: {error.strerror or error}; {UNCHANGED}" if isinstance(error, OSError) else ""
+        return f"{path} is gone, or was never made; `dvc repro` makes what a stage has to make"
+    return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else ""
 
 
 def is_machines_fault(error: BaseException) -> bool:

@@ -13,10 +13,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import dvc.api
 from dvc.exceptions import DvcException
@@ -44,8 +45,10 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
         lower: the parameter that a user lowers where the memory is too small.
         pipeline: the file that describes the stage.
     """
-    try:
-        named = sys.argv[1:] if item else []
+    with one_sentence(lower, faults.UNCHANGED, faults.RESUMED):
+        named = sys.argv[1:]
+        require(bool(item) or not named, f"stages.{stage} takes no {' '.join(named)}; its parameters are in params.yaml, and "
+                "`dvc exp run -S <key>=<value>` changes one for one run")
         require(not item or len(named) == 1, f"name one {item}: python -m stages.{stage} <{item}>")
         arguments = {item: named[0]} if item else {}
         shared = _declared("@".join([stage, *named]), pipeline)
@@ -54,6 +57,31 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
         arguments |= checked(main, block, stage, arguments)
         with stoppable(), alone("_".join([stage, *named])):
             main(**arguments)
+
+
+def run_tool(main: Callable, lower: str = "", **given: Any) -> None:
+    """Call the `main` of a tool, which is no stage; what stops it becomes one line and exit status 1.
+
+    Args:
+        main: its keyword arguments are those given and, if there are others, top-level parameters and blocks of params.yaml.
+        lower: what a user lowers where the memory is too small.
+        given: from the command line.
+    """
+    with one_sentence(lower):
+        wanted = inspect.signature(main).parameters.keys() - given.keys()
+        main(**given, **(_of_workspace(main, wanted, given) if wanted else {}))
+
+
+@contextmanager
+def one_sentence(lower: str = "", failed: str = "", stopped: str = "") -> Iterator[None]:
+    """What stops the block becomes one line and exit status 1, unless it is a mistake in the code.
+
+    Args:
+        lower: what a user lowers where the memory is too small.
+        failed, stopped: what is there afterwards, in words; after a fault of the system, and after a signal to stop.
+    """
+    try:
+        yield
     except UserError as error:
         sys.exit(f"error: {error}")
     except (Exception, KeyboardInterrupt) as error:
@@ -61,19 +89,20 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
         if faults.without_memory(cause):
             _end_soon()
         if meaning := faults.sentence(cause, lower):
-            sys.exit(f"error: {meaning}")
+            sys.exit("; ".join(filter(None, [f"error: {meaning}", stopped if meaning == faults.STOPPED else failed])))
         raise
 
 
-def show() -> dict:
-    """All parameters of the workspace, for a tool that is no stage."""
+def _of_workspace(main: Callable, wanted: Collection[str], given: Collection[str]) -> dict:
+    """The wanted arguments of `main`, from params.yaml as it is."""
     refuse_aliases()
     try:
-        return dvc.api.params_show()
+        found = dvc.api.params_show()
     except SCMError:
         raise UserError(NO_GIT) from None
     except DvcException as error:
         raise UserError(f"params.yaml cannot be read ({error}); run this in the project's folder") from None
+    return checked(main, {key: found[key] for key in wanted if key in found}, "", set(given))
 
 
 def _declared(stage: str, pipeline: str) -> dict:

@@ -4,11 +4,21 @@ import os
 
 import torch
 
+from stages.lib.params import require
+
 
 def device() -> torch.device:
-    """The GPU if there is one, else the CPU; SONOPAIR_DEVICE overrides. Under torchrun each process has its own GPU."""
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    return torch.device(os.environ.get("SONOPAIR_DEVICE", gpu if torch.cuda.is_available() else "cpu"))
+    """The GPU if there is one, else the CPU; SONOPAIR_DEVICE overrides. Under torchrun each process has its own GPU.
+
+    Raises:
+        UserError: SONOPAIR_DEVICE names no device that this machine has.
+    """
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpus else "cpu"
+    named = os.environ.get("SONOPAIR_DEVICE", own)
+    choices = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    require(named in (own, *choices), f"SONOPAIR_DEVICE is {named!r}; this machine has {', '.join(choices)}")
+    return torch.device(named)
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:
