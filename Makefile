@@ -1,4 +1,5 @@
 # Two commands: `make repro` and `make test`. Both make the environment first where it is missing or out of date.
+# `make recipes` runs every `sh` block of the documents, and `make test_all` both.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,13 +10,15 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 export DVC_GLOBAL_CONFIG_DIR := $(CURDIR)/.dvc/tmp/config
 export MPLCONFIGDIR := $(CURDIR)/.dvc/tmp/matplotlib
 
-.PHONY: repro test lint
+.PHONY: repro test recipes test_all lint
 
 repro: .git $(BIN)/.installed
 	dvc repro
 
-test: $(BIN)/.installed
-	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not recipes"
+test: chosen := -m "not recipes"
+recipes: chosen := -m recipes
+test recipes test_all: $(BIN)/.installed
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(chosen)
 
 .git:                            # a download has none
 	$(error this folder is no git repository, and DVC works only in one; run `git init`)

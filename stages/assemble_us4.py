@@ -70,7 +70,8 @@ def main(
     clips = pd.concat([read_source(source, classes, evaluated, same) for source in sources], ignore_index=True)
     if not (clips["left_out"] == "").any():
         reasons = "; ".join(sorted(set(clips["left_out"])))
-        raise UserError(f"no clip of {', '.join(sources)} is left to pretrain on: {reasons}")
+        raise UserError(f"no clip of {', '.join(sources)} is left to pretrain on: {reasons}; name other sources in "
+                        "assemble_us4.sources, or other tasks")
     clips = join_copies(clips, same)
     clips["split"] = split(clips, sources, held_out_fraction, np.random.default_rng(seed))
     with store.replacing("data/us4") as folder:

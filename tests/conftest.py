@@ -100,6 +100,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left alone with it at the end. A file's tests stay together: they
     share fixtures, and one worker runs them all (`--dist loadfile`).
     """
-    markers = ("slow", "real", "browser")
-    first = {item.path for item in items if any(map(item.get_closest_marker, markers))}
-    items.sort(key=lambda item: item.path not in first)
+    for markers in (("slow", "real", "browser"), ("recipes",)):
+        first = {item.path for item in items if any(map(item.get_closest_marker, markers))}
+        items.sort(key=lambda item: item.path not in first)
