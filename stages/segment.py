@@ -83,7 +83,8 @@ def lesion_maps(task: Task, frames: TaskFrames) -> np.ndarray:
         UserError: the source has no masks, or the task's images have no lesion.
     """
     path = Path(f"data/frames/{task.source}/masks.npy")
-    require(path.exists(), f"{path} is missing: the source {task.source} has no masks, and segmentation needs them")
+    require(path.exists(), f"{path} is missing: the source {task.source} has no masks, and segmentation needs them; take "
+            f"{task.name} out of segment.tasks")
     lesions = np.load(path)[frames.table["row"].to_numpy()]
     require(lesions.any(), f"{path} holds no lesion of the task; see data/frames/{task.source}/clips.csv")
     return lesions

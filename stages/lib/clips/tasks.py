@@ -113,10 +113,10 @@ class Task:
         used = clips["label"][clips["left_out"] == ""]
         absent = [name for name in self.classes if name not in set(used)]
         path = Path("data/frames", self.source, "clips.csv")
-        column = store.table(path)[self.target].astype(str)
+        column = set(store.table(path)[self.target].astype(str)) - {""}
         require(not absent, f"task {self.name}: no clip of class {', '.join(absent)} in {path}; take it out of "
                 f"tasks.{self.name}.classes, correct its values or add clips (the column {self.target} has "
-                f"{', '.join(sorted(set(column))[:10])})")
+                f"{', '.join(sorted(column)[:10]) or 'only empty fields'})")
 
 
 def read_task(name: str, tasks: dict) -> Task:
