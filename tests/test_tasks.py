@@ -79,7 +79,6 @@ def test_the_old_form_has_the_source_of_its_name_and_the_column_label(source):
         ({"classes": ["a", "b"], "target": "grade"}, "target is grade; .*no such column, choose from clip, path"),
         ({"classes": ["a", "b"], "stratify": "grade"}, "stratify is grade; "),
         ({"classes": ["no", "perhaps"], "target": "b_lines"}, "no clip of class perhaps .*the column b_lines has .*no.*yes"),
-        ({"classes": ["a", "b"], "target": "notes"}, "no clip of class a, b .*the column notes has only empty fields"),
         ({"classes": ["a", "b"], "colour": 1}, "tasks.lungs.colour is not a parameter"),
         ({"classes": ["a", "b"], "external": [{"source": "lungs"}]}, "is lungs, the task's own source"),
         ({"classes": ["a", "b"], "external": [{"classes": ["a", "b"]}]}, "tasks.lungs.external.0.source is missing"),
@@ -89,6 +88,13 @@ def test_the_old_form_has_the_source_of_its_name_and_the_column_label(source):
 def test_a_wrong_block_is_one_sentence(source, block, sentence):
     with pytest.raises(UserError, match=sentence):
         task = read_task("lungs", {"lungs": block})
+        task.require_all(task.clips())
+
+
+def test_a_column_of_empty_fields_is_one_sentence(source):
+    TABLE.assign(label="").to_csv("data/frames/lungs/clips.csv", index=False)
+    task = read_task("lungs", {"lungs": {"classes": ["a", "b"]}})
+    with pytest.raises(UserError, match="no clip of class a, b .*the column label has only empty fields"):
         task.require_all(task.clips())
 
 
