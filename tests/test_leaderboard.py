@@ -201,6 +201,15 @@ def body(page):
     return [[re.sub(r"<[^>]+>", "|", cell) for cell in row] for row in cells], table
 
 
+def test_without_any_result_there_is_a_page_only_if_experiments_wait_or_failed(board, tmp_path):
+    bare = [made(name) | {"metrics": {}} for name in ("workspace", "main")]
+    with pytest.raises(UserError, match="there is no experiment and no result; run `dvc repro` first"):
+        board(bare, {})
+    assert not list(tmp_path.iterdir())
+    _, csv = board([*bare, made("waits", state="queued")], {})
+    assert list(csv["state"]) == ["no scores", "no scores", "queued"]
+
+
 def test_page_and_csv_hold_the_same_numbers(board):
     found = [made("workspace"), made("uscl", method="uscl"), made("uscl-1", method="uscl", seed=1), made("random",
              finetune__init="random"), made("fails", method="byol", state="failed"), made("waits", seed=7, state="queued")]

@@ -33,7 +33,8 @@ def main(revisions: list[str], all_commits: bool, out: Path, seed: Seed, report:
     settings = {"samples": report["bootstrap_samples"], "confidence": report["confidence"], "seed": seed}
     found = experiments(revisions, all_commits)
     merged, others = configurations(found)
-    require(bool(merged) or bool(others), "there is no experiment and no result; run `dvc repro` first")
+    asked = any(each["state"] != "done" for each in others)          # queued, running or failed
+    require(bool(merged) or asked, "there is no experiment and no result; run `dvc repro` first")
     parts = [{"title": title, **part(members, settings)} for title, members in same_clips(merged)]
     committed = found[1]                                             # after the workspace the newest commit
     unfinished = [{"name": each["name"], "state": each["state"].replace("done", "no scores"),
