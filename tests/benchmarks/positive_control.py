@@ -5,7 +5,7 @@
 The data: simulated lung clips, each of another patient with another scanner. The class (regular, covid, pneumonia) decides
 what the lung shows. Kind, depth, opening and frequency of the probe, gain, dynamic range, chest wall and position are drawn
 independently of the class. The gain varies by 6 dB more than in the default phantoms, so that grey values alone tell little
-of the class. 300 unlabelled clips train each method, 60 more are held out as in the pipeline, and 180 labelled patients
+of the class. 300 unlabelled clips train each method, 60 more are held out as in the pipeline, and 540 labelled patients
 are for the probe only.
 
 The measure: balanced accuracy of a logistic regression on frozen mean features of a patient's frames, in five folds by
@@ -46,7 +46,7 @@ from stages.phantoms.recording import Clip, scan
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 CLASSES = ("regular", "covid", "pneumonia")
-COUNTS = {"train": 300, "held_out": 60, "labelled": 180}
+COUNTS = {"train": 300, "held_out": 60, "labelled": 540}
 FRAMES = {"train": 12, "held_out": 12, "labelled": 4}       # of each clip, at 3 a second
 GAIN_DB = 6.0               # standard deviation, beside what the scanner draws
 BATCH = 32
