@@ -63,7 +63,7 @@ WITH_KEYS = {"temperature": 0.1, "key_momentum": 0.99}
 SHORT = {
     "simclr": FAST | {"temperature": 0.1},
     "uscl": FAST | {"temperature": 0.1, "label_weight": 0.0},
-    "meta_uscl": {"temperature": 0.1},
+    "meta_uscl": {"temperature": 0.1, "optimizer": {"learning_rate": 0.01}},
     "ucl": FAST_SGD | WITH_KEYS,
     "moco_v2": FAST_SGD | WITH_KEYS | {"queue_size": 128},
     "cycle_contrast": WITH_KEYS | {"queue_size": 128, "optimizer": {"name": "adam", "learning_rate": 0.0003}},
