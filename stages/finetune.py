@@ -39,7 +39,7 @@ from stages.lib.networks import checkpoint, clip_features
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import Init
 from stages.lib.networks.normalisation import filled_in
-from stages.lib.params import Count, Seed, Seeds, block_of, checked, from_params
+from stages.lib.params import Count, Positive, Seed, Seeds, block_of, checked, from_params
 from stages.lib.running.stage import run
 from stages.lib.training.optimizer import OptimizerBlock
 from stages.lib.training.views import Views, ViewsBlock
@@ -50,7 +50,8 @@ def main(
     frozen_statistics: Statistics, head: block_of(Classifier, "backbone", "classes"),
     select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
     label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
-    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock, probes: block_of(Probes),
+    epochs: Count, min_steps: Annotated[int, Ge(0)], head_first: Annotated[float, Ge(0), Lt(1)], backbone_rate: Positive,
+    batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock, probes: block_of(Probes),
     grad_cam: block_of(HeldOutMaps),
 ) -> None:  # fmt: skip
     """Cross-validate one task; every patient is predicted once per division and seed, by a network that never saw them.
@@ -69,10 +70,10 @@ def main(
     clips = prepare("finetune", task, copy_distance, folds, fold_seeds)
     seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
     trainings = list_trainings(clips, seeds, label_fraction, inner)
-    recipe = Recipe(arch, init, trainable, task.classes, epochs, batch_size, optimizer, views, frozen_statistics,
-                    **checked(Classifier, head, "finetune.head", {"backbone", "classes"}))
+    recipe = Recipe(arch, init, trainable, task.classes, epochs, min_steps, head_first, backbone_rate, batch_size, optimizer,
+                    views, frozen_statistics, **checked(Classifier, head, "finetune.head", {"backbone", "classes"}))
     initial = recipe.network(trainings[0].stream)
-    recipe.optimizer_and_schedule(initial, epochs)      # a wrong setting stops the run before a frame is read
+    recipe.optimizer_and_schedule(initial, 1)      # a wrong setting stops the run before a frame is read
     tests, frames = outside_frames(clips, copy_distance), load_frames(task, clips.used)
 
     settings = recipe._asdict() | {"views": vars(views), "seeds": seeds, "folds": folds, "fold_seeds": fold_seeds,

@@ -30,7 +30,7 @@ VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probabilit
 SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block",
             "head": {"hidden_width": None, "dropout": 0.0}, "frozen_statistics": "fixed", "select": "last_epoch",
             "inner_fraction": 0.3, "label_fraction": 1.0, "seeds": [0], "folds": 3, "fold_seeds": [0], "epochs": 3,
-            "batch_size": 8, "views": VIEWS,
+            "min_steps": 0, "head_first": 0.0, "backbone_rate": 1.0, "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
             "probes": {"neighbours": 3, "regularisation": 1.0}, "grad_cam": {"per_fold": 1},

@@ -60,3 +60,11 @@ def test_a_second_call_goes_on(tmp_path, monkeypatch):
     assert calls == [("simclr", 0), ("ucl", 0), ("ucl", 0)]
     assert sorted(table["method"]) == ["random", "simclr", "ucl"] and (table["seeds"] == 1).all()
     assert len(json.loads((tmp_path / "ucl_0.json").read_text())["right"]) == 15
+
+
+@pytest.mark.slow
+def test_a_short_control_finds_that_pretraining_learns(tmp_path, workspace):
+    """IVPP, which learned most in the control, beats random weights beyond the interval, also in half of its steps."""
+    counts = {"train": 150, "held_out": 30, "labelled": 270}
+    table = control.run(tmp_path, ["ivpp"], [0], 80, 32, counts).set_index("method")
+    assert table.loc["ivpp", "low"] > 0

@@ -64,10 +64,11 @@ def cross_validate(
     """
     state = resume.load() or {"predicted": [], "rows": [], "maps": []}
     predicted, rows, made = (state[key] for key in ("predicted", "rows", "maps"))
-    progress = Progress(name, len(trainings) * recipe.epochs, len(rows))
-    for training in trainings[len(predicted):]:
+    all_places = [rows_of(frames, training) for training in trainings]
+    passes = [recipe.passes(len(each["training"])) for each in all_places]
+    progress = Progress(name, sum(passes), len(rows))
+    for training, places, epochs in list(zip(trainings, all_places, passes, strict=True))[len(predicted):]:
         division, seed, fold, _, parts = training
-        places = rows_of(frames, training)
         held_out, losses = places["held_out"], []
         for network, loss in fit(recipe, frames, places["training"], training.stream):
             probabilities = predict(network, frames, held_out, recipe.views).softmax(1)
@@ -77,7 +78,7 @@ def cross_validate(
             correct = int((probabilities.argmax(1) == frames.labels[held_out]).sum())
             rows.append({"division": division, "seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss,
                          "inner_loss": losses[-1], "held_out_correct": correct, "held_out_frames": len(held_out)})
-            if is_kept(losses, recipe.epochs, bool(parts["inner"])):
+            if is_kept(losses, epochs, bool(parts["inner"])):
                 kept = probabilities.cpu()
                 first = maps is not None and (division, seed) == (trainings[0].division, trainings[0].seed)
                 explained = maps.of_fold(network, frames, held_out, probabilities, recipe) if first else []
@@ -137,7 +138,7 @@ def table_of(frames: TaskFrames, trainings: list[Training], predicted: list[torc
 def on_all(recipe: Recipe, frames: TaskFrames, stream: int, name: str) -> Classifier:
     """The network for use: trained on all frames to the last epoch, with the random numbers of `stream`."""
     everyone = torch.arange(len(frames.grey), device=frames.grey.device)
-    progress = Progress(name, recipe.epochs)
+    progress = Progress(name, recipe.passes(len(everyone)))
     for fitted in fit(recipe, frames, everyone, stream):        # the network and its loss, after every epoch
         progress.step(loss=fitted[1])
     return fitted[0]

@@ -28,6 +28,9 @@ class Recipe(NamedTuple):
     trainable: Trainable
     classes: list[str]
     epochs: int
+    min_steps: int
+    head_first: float
+    backbone_rate: float
     batch_size: int
     optimizer: dict
     views: Views
@@ -43,9 +46,19 @@ class Recipe(NamedTuple):
         network.train_only(self.trainable)
         return network
 
+    def passes(self, frames: int) -> int:
+        """Passes over so many training frames: `epochs`, or more where these make fewer than `min_steps` steps."""
+        return max(self.epochs, math.ceil(self.min_steps / self.steps(frames)))
+
+    def steps(self, frames: int) -> int:
+        """Steps of one pass. A last batch of one frame, which batch norm cannot take, is left out."""
+        return frames // self.batch_size + (frames % self.batch_size > 1)
+
     def optimizer_and_schedule(self, network: Classifier, steps: int) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
         """The optimiser, and a function that gives the learning rate of each of `steps` steps."""
-        given = {"parameters": network.parameters(), "steps": steps}
+        groups = [{"params": network.backbone.parameters(), "rate_factor": self.backbone_rate},
+                  {"params": network.linear.parameters()}]
+        given = {"parameters": groups, "steps": steps}
         return from_params(optimizer_and_schedule, self.optimizer, "finetune.optimizer", **given)
 
 
@@ -60,17 +73,20 @@ def fit(recipe: Recipe, frames: TaskFrames, training: torch.Tensor, stream: int)
     """
     device = frames.grey.device
     network = recipe.network(stream).to(device)
-    if recipe.init == "random" and recipe.trainable != "all" and recipe.frozen_statistics == "fixed":
+    passes, steps = recipe.passes(len(training)), recipe.steps(len(training))
+    alone = round(recipe.head_first * passes * steps)       # so many steps train the head alone
+    if recipe.init == "random" and recipe.frozen_statistics == "fixed" and (recipe.trainable != "all" or alone):
         set_statistics(network.backbone, frames.grey[training], recipe.views)
     draw = generator(stream, device)
-    rows_per_epoch = len(training) - (len(training) % recipe.batch_size == 1)   # batch norm cannot take a batch of one
-    steps = math.ceil(rows_per_epoch / recipe.batch_size)
-    optimizer, schedule = recipe.optimizer_and_schedule(network, recipe.epochs * steps)
-    for epoch in range(recipe.epochs):
-        train_mode(network, recipe.frozen_statistics)
+    rows_per_epoch = len(training) - (len(training) % recipe.batch_size == 1)
+    optimizer, schedule = recipe.optimizer_and_schedule(network, passes * steps)
+    for epoch in range(passes):
         order = training[torch.randperm(len(training), generator=draw, device=device)[:rows_per_epoch]]
         total = 0.0
         for step, batch in enumerate(order.split(recipe.batch_size), epoch * steps):
+            if step in (epoch * steps, alone):
+                network.train_only("head" if step < alone else recipe.trainable)
+                train_mode(network, recipe.frozen_statistics)
             set_learning_rate(optimizer, schedule(step))
             views = recipe.views.normalise(recipe.views(frames.grey[batch].float() / 255, draw))    # B x 1 x H x W
             loss = F.cross_entropy(network(views), frames.labels[batch])

@@ -30,7 +30,7 @@ def optimizer_and_schedule(
 
     Args:
         parameters: or groups of them, as torch's optimisers take them. A group with `constant_rate: True` keeps the learning
-            rate `learning_rate` throughout.
+            rate `learning_rate` throughout. A group with `rate_factor` has so many times the learning rate of the others.
         steps: number of steps of the whole run.
         name: sgd has momentum 0.9.
         weight_decay: L2 penalty; decoupled for adamw.
@@ -67,10 +67,10 @@ OptimizerBlock = block_of(optimizer_and_schedule, "parameters", "steps")       #
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of all parameter groups but those with `constant_rate`."""
+    """Set the learning rate of all parameter groups but those with `constant_rate`, times their `rate_factor`."""
     for group in optimizer.param_groups:
         if not group.get("constant_rate"):
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("rate_factor", 1.0)
 
 
 def _scale_down(parameters: list[torch.nn.Parameter], gradient_norm: float, *_) -> None:
