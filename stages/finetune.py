@@ -15,7 +15,8 @@ writes  data/folds/<task>.csv            clip, patient, label, fold (empty if le
                                          predicted (of the clip; the map is of this class), its probability in the frame
                                          and clip_probability, right
         reports/finetune/<task>.csv      a row per run, fold and epoch: division, seed, fold, epoch, loss, inner_loss (empty
-                                         without an inner part), held_out_correct, held_out_frames
+                                         without an inner part), held_out_correct (in every measure_every-th epoch and
+                                         the one that predicts), held_out_frames
         models/<task>.safetensors        the network trained on all patients, with its classifier, under torchvision's names
 """
 
@@ -50,8 +51,8 @@ def main(
     frozen_statistics: Statistics, head: block_of(Classifier, "backbone", "classes"),
     select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
     label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
-    epochs: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock, probes: block_of(Probes),
-    grad_cam: block_of(HeldOutMaps),
+    epochs: Count, measure_every: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock,
+    probes: block_of(Probes), grad_cam: block_of(HeldOutMaps),
 ) -> None:  # fmt: skip
     """Cross-validate one task; every patient is predicted once per division and seed, by a network that never saw them.
 
@@ -77,10 +78,12 @@ def main(
 
     settings = recipe._asdict() | {"views": vars(views), "seeds": seeds, "folds": folds, "fold_seeds": fold_seeds,
                                    "inner_fraction": inner, "label_fraction": label_fraction, "maps": vars(maps),
-                                   "copy_distance": copy_distance, "device": frames.grey.device.type}
+                                   "measure_every": measure_every, "copy_distance": copy_distance,
+                                   "device": frames.grey.device.type}
     resume = unfinished_run("finetune", task, init, settings, ["frames.npy", "clips.csv"])
     maps = maps if maps.possible(initial, frames, recipe) else None
-    predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, maps, resume, f"finetune {task.name}")
+    predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, measure_every, maps, resume,
+                                                      f"finetune {task.name}")
     frozen, once = FrozenFeatures(initial.backbone, frames, views, init == "random"), of_first_seed(trainings)
     probed = probes.predict(frozen, frames.table, task.classes, once)
     floor_rows = floors.predict(clips, frames, once, arch, views, seeds[0])
@@ -89,7 +92,7 @@ def main(
 
     write_folds(task.name, clips)
     write_tables(task, predictions=table_of(frames, trainings, predicted, task.classes), probes=probed, floors=floor_rows,
-                 finetune=pd.DataFrame(epoch_rows))
+                 finetune=pd.DataFrame(epoch_rows).astype({"held_out_correct": "Int64"}))
     clip_features.write(f"reports/features/{task.name}", *clip_features.of_clips(frozen.held_out(once), frames.table))
     held_out_maps.write(f"reports/grad_cam/{task.name}", explained, frames.grey.shape[-1])
     external.write(f"reports/external/{task.name}", tests, external.predictions(networks, tests, task, recipe))

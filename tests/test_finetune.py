@@ -30,7 +30,7 @@ VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probabilit
 SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block",
             "head": {"hidden_width": None, "dropout": 0.0}, "frozen_statistics": "fixed", "select": "last_epoch",
             "inner_fraction": 0.3, "label_fraction": 1.0, "seeds": [0], "folds": 3, "fold_seeds": [0], "epochs": 3,
-            "batch_size": 8, "views": VIEWS,
+            "measure_every": 1, "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
             "probes": {"neighbours": 3, "regularisation": 1.0}, "grad_cam": {"per_fold": 1},
@@ -60,7 +60,7 @@ def run(settings):
 
 
 def outputs():
-    read = {"keep_default_na": False, "na_values": {"fold": [""], "inner_loss": [""]}}
+    read = {"keep_default_na": False, "na_values": {"fold": [""], "inner_loss": [""], "held_out_correct": [""]}}
     paths = ("data/folds/toy.csv", "reports/predictions/toy.csv", "reports/finetune/toy.csv", "reports/probes/toy.csv")
     return [pd.read_csv(path, **read) for path in paths]
 
@@ -113,6 +113,32 @@ def test_the_last_epochs_count_is_that_of_the_predictions(toy):
     last = epochs[epochs["epoch"] == 2].set_index("fold")
     assert last["held_out_correct"].to_dict() == right.groupby(predictions["fold"]).sum().to_dict()
     assert last["held_out_frames"].to_dict() == predictions["fold"].value_counts().to_dict()
+
+
+@pytest.mark.parametrize("select", ["last_epoch", "inner_validation"])
+def test_fewer_predictions_of_the_held_out_frames_change_no_other_number(toy, monkeypatch, select):
+    """Every third epoch and the kept one are counted; the other columns and the files stay byte for byte as they are."""
+    asked = []
+
+    def counting(network, frames, rows, views):
+        asked.append(len(rows))
+        return predict(network, frames, rows, views)
+
+    settings, written = SETTINGS | {"epochs": 5, "select": select}, []
+    monkeypatch.setattr(cross_validation, "predict", counting)
+    for every in (1, 3):
+        asked.clear()
+        run(settings | {"measure_every": every})
+        written.append([path.read_bytes() for path in (Path("reports/predictions/toy.csv"), Path("models/toy.safetensors"),
+                                                       *sorted(Path("reports/grad_cam/toy").iterdir()))])
+        epochs = outputs()[2].set_index(["fold", "epoch"])
+        assert len(asked) == 3 * (5 // every + 1)
+        if every == 1:
+            counts = epochs["held_out_correct"]
+    kept = epochs["inner_loss"].groupby("fold").idxmin() if select == "inner_validation" else [(fold, 4) for fold in range(3)]
+    counted = [(fold, 2) for fold in range(3)] + list(kept)
+    assert counts.notna().all() and epochs["held_out_correct"].dropna().to_dict() == counts.loc[list(set(counted))].to_dict()
+    assert written[0] == written[1]
 
 
 def test_the_folds_do_not_depend_on_the_seed(toy):
