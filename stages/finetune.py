@@ -43,6 +43,7 @@ from stages.lib.networks.normalisation import filled_in
 from stages.lib.params import Count, Seed, Seeds, block_of, checked, from_params
 from stages.lib.running.stage import run
 from stages.lib.training.optimizer import OptimizerBlock
+from stages.lib.training.threads import THREADS
 from stages.lib.training.views import Views, ViewsBlock
 
 
@@ -114,7 +115,7 @@ def write_tables(task: Task, predictions: pd.DataFrame, **others: pd.DataFrame) 
 def write_network(task: Task, network: torch.nn.Module, recipe: Recipe, seed: int) -> None:
     """models/<task>.safetensors: weights, classes, and how clips become frames and frames become the network's input."""
     facts = {key: getattr(recipe, key) for key in ("arch", "classes", "epochs", "init", "trainable")}
-    facts |= {"task": task.name, "seed": seed, "mean": recipe.views.mean, "std": recipe.views.std}
+    facts |= {"task": task.name, "seed": seed, "mean": recipe.views.mean, "std": recipe.views.std, "threads": THREADS.used}
     checkpoint.write(network.weights(), facts | store.facts(f"data/frames/{task.source}"), checkpoint.finetuned(task.name))
 
 
