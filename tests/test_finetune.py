@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from stages import finetune
 from stages.lib.clips import store
-from stages.lib.evaluation import cross_validation, preparation
+from stages.lib.evaluation import cross_validation, floors, preparation
 from stages.lib.evaluation.fine_tuning import inner_loss, predict
 from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks import checkpoint
@@ -39,8 +39,12 @@ SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_b
 
 
 @pytest.fixture
-def toy(workspace):
-    """12 patients of two classes, one to three clips each; one clip of another class, one linear, one broken."""
+def toy(workspace, monkeypatch):
+    """12 patients of two classes, one to three clips each; one clip of another class, one linear, one broken.
+
+    The floors (tests/test_floors.py) have few trees here: a hundred take longer than all the rest.
+    """
+    monkeypatch.setattr(floors, "TREES", 3)
     clips = [{"clip": f"{patient}-{number}.mp4", "patient": f"p{patient}", "label": ["ill", "well"][patient % 2],
               "frames_kept": 2 + number} for patient in range(12) for number in range(1 + patient % 3)]
     clips += [{"clip": "alone.mp4", "label": "ill"}, {"clip": "viral.mp4", "label": "viral"},

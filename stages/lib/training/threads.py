@@ -36,7 +36,7 @@ class Threads:
 
     def start(self, name: str) -> None:
         """Choose the number for a training, after a look of FIRST_LOOK_S; print it beside the name."""
-        self.name = name
+        self.name, self.allowed = name, self.limit
         if not self.fixed:
             self._loads()                                                       # starts the measurement
             time.sleep(FIRST_LOOK_S)
@@ -55,11 +55,12 @@ class Threads:
             self._note()
 
     def _choose(self) -> None:
-        """Set the number by the load since the last look."""
+        """Set the number by the load since the last look: fewer at once, more only if the look before allowed them, too."""
         cores, (self.others, loads) = psutil.cpu_count(), self._loads()
         unseen = max(0.0, self.others - sum(loads))         # of processes that have ended, or in other containers
-        torch.set_num_threads(max(1, min(self.limit, math.ceil(fair_share(cores - unseen, loads) - 0.5))))
-        self.looked = time.monotonic()
+        allowed = max(1, min(self.limit, math.ceil(fair_share(cores - unseen, loads) - 0.5)))
+        torch.set_num_threads(min(allowed, self.allowed))
+        self.allowed, self.looked = allowed, time.monotonic()
 
     def _loads(self) -> tuple[float, list[float]]:
         """The cores that all other processes together, and each of them, have used since the last call."""
