@@ -284,11 +284,16 @@ def test_a_training_that_diverges_says_what_to_lower(toy, mode):
 
 
 def test_of_equal_inner_losses_the_earlier_epoch_predicts(toy, monkeypatch):
-    """The logits of an epoch are its number here."""
-    losses, epochs = itertools.cycle([0.7, 0.5, 0.5]), itertools.cycle([0.0, 1.0, 2.0])
-    monkeypatch.setattr(cross_validation, "inner_loss", lambda *_: next(losses))
-    monkeypatch.setattr(cross_validation, "predict",
-                        lambda _, __, rows, ___: torch.tensor([[next(epochs), 0.0]]).expand(len(rows), 2))
+    """After each epoch the network's logits are its number and 0 here."""
+    epochs = itertools.cycle([(0.7, 0.0), (0.5, 1.0), (0.5, 2.0)])
+
+    def loss_of(network, *_):
+        loss, number = next(epochs)
+        network.linear.weight.data.zero_()
+        network.linear.bias.data.copy_(torch.tensor([number, 0.0]))
+        return loss
+
+    monkeypatch.setattr(cross_validation, "inner_loss", loss_of)
     finetune.main(**SETTINGS | {"select": "inner_validation"})
     assert outputs()[1]["p_ill"].to_numpy() == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
 
@@ -343,7 +348,7 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         weights = {name: file.get_tensor(name) for name in file.keys()}     # noqa: SIM118 (it is no dict)
     assert facts == {"task": "toy", "arch": ARCH, "classes": ["ill", "well"], "size_px": 32, "mean": 0.5, "std": 0.25,
                      "frame_rate_hz": 3.0, "max_frames_per_clip": 30, "assumed_frame_rate_hz": 25.0, "seed": 5, "epochs": 3,
-                     "init": "pretrained", "trainable": "last_block"}
+                     "init": "pretrained", "trainable": "last_block", "threads": [torch.get_num_threads()] * 2}
     network = torchvision.models.get_model(ARCH, num_classes=2)
     network.load_state_dict(weights)
     initial = checkpoint.weights()
