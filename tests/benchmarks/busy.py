@@ -1,8 +1,9 @@
-"""Seconds per step of a training beside other processes, on 4 minutes' time: `python -m tests.benchmarks.busy`
+"""Seconds per step of a training beside other processes, in four minutes: `python -m tests.benchmarks.busy`
 
 A step is one of SimCLR's real loop (throughput.py): ResNet-18, batch 32, 64 px, made frames. Beside it run 0, 1 and 3 processes
-that never wait. It computes with threads by the load (lib/training/threads.py), chosen beside them at the start, or for `later`
-before they come; or with a fixed number. The last row is for two trainings side by side, as `dvc queue start -j 2` runs them.
+that never wait. It computes with a fixed number of threads, or with threads by the load (lib/training/threads.py). `by the
+load` starts beside the busy processes; `later` starts before them, and is measured from LATER_S after its start. The last row
+is for two trainings side by side, as `dvc queue start -j 2` runs them, measured from LATER_S, too.
 
     loss      seconds per step / those that a fair share of the cores would take
 
@@ -16,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import psutil
 import torch
@@ -24,29 +26,39 @@ from stages.lib.training.threads import FIRST_LOOK_S, THREADS, fair_share
 from tests.benchmarks.throughput import clip_sets, method_steps
 
 BUSY = (0, 1, 3)
+LATER_S = 10.0      # two looks at the load
 NEVER_WAITING = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"      # ends with the benchmark
 CORES = psutil.cpu_count(logical=False) or psutil.cpu_count()
 
 
 def work() -> None:
-    """Train as the lines of standard input say: `<threads, 0: by the load> <seconds>`; print steps, seconds, threads."""
+    """Train as the lines of standard input say: `<threads, 0: by the load> <seconds> <seconds before them>`.
+
+    Prints the steps, the seconds that they took, and the threads at the end.
+    """
     cpu = torch.device("cpu")
     steps = method_steps("simclr", "published", clip_sets(64, cpu), 32, cpu, True)
     for _ in range(2):
         next(steps)
     print("ready", flush=True)
     for line in sys.stdin:
-        threads, least_s = line.split()
+        threads, least_s, before_s = line.split()
         THREADS.fixed = threads != "0"
         torch.set_num_threads(int(threads) or CORES)
         THREADS.start("busy")
         print("started", flush=True)
-        start, count = time.monotonic(), 0
-        while count < 3 or time.monotonic() - start < float(least_s):
-            THREADS.look()
-            next(steps)
-            count += 1
-        print(f"done {count} {time.monotonic() - start} {torch.get_num_threads()}", flush=True)
+        make(steps, float(before_s))
+        print("done", *make(steps, float(least_s), at_least=3), torch.get_num_threads(), flush=True)
+
+
+def make(steps: Iterator, least_s: float, at_least: int = 0) -> tuple[int, float]:
+    """Make steps for so long; returns their number and their seconds."""
+    start, count = time.monotonic(), 0
+    while count < at_least or time.monotonic() - start < least_s:
+        THREADS.look()
+        next(steps)
+        count += 1
+    return count, time.monotonic() - start
 
 
 class Worker:
@@ -66,9 +78,9 @@ class Worker:
                 return line.split()[1:]
         raise RuntimeError("the training has ended")
 
-    def start(self, threads: int, seconds: float) -> None:
-        """Begin to train with so many threads, 0: by the load."""
-        self.process.stdin.write(f"{threads} {seconds}\n")
+    def start(self, *line: float) -> None:
+        """Begin to train as the line says (`work`)."""
+        self.process.stdin.write(" ".join(map(str, line)) + "\n")
         self.process.stdin.flush()
 
     def result(self) -> tuple[float, int]:
@@ -83,7 +95,7 @@ def beside(busy: int, workers: list[Worker], threads: int, seconds: float, later
     Args:
         threads: of each training; 0: by the load.
         seconds: that it trains at least.
-        later: the busy processes come when the first training has chosen its threads.
+        later: the busy processes come when the first training has chosen its threads; it is measured from LATER_S after that.
     """
     def others() -> list[subprocess.Popen]:
         return [subprocess.Popen([sys.executable, "-c", NEVER_WAITING]) for _ in range(busy)]
@@ -91,7 +103,7 @@ def beside(busy: int, workers: list[Worker], threads: int, seconds: float, later
     running = [] if later else others()
     try:
         for worker in workers:
-            worker.start(threads, seconds)
+            worker.start(threads, seconds, LATER_S if later else 0.0)
         if later:
             workers[0].wait("started")
             running = others()
@@ -124,10 +136,10 @@ def main() -> None:
         ways = {"by the load": (0, False)} | ({"later": (0, True)} if busy else {})
         for name, (threads, later) in (ways | {f"{count}": (count, False) for count in counts}).items():
             step_s, used = ((idle[threads], threads) if threads and not busy else
-                            beside(busy, [one], threads, 2 * options.seconds if later else options.seconds, later))
+                            beside(busy, [one], threads, options.seconds, later))
             label = name if threads else f"{name}: {used}"
             print(f"{busy:4} {label:14}{step_s:15.3f}{step_s / fair[busy]:7.2f}", flush=True)
-    step_s, used = beside(0, [one, two], 0, options.seconds)
+    step_s, used = beside(0, [one, two], 0, options.seconds, later=True)
     print(f"two trainings: {used} {step_s:15.3f}{step_s / (idle[max(1, CORES // 2)]):7.2f}")
     for worker in (one, two):
         worker.process.kill()
