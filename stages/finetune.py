@@ -15,7 +15,8 @@ writes  data/folds/<task>.csv            clip, patient, label, fold (empty if le
                                          predicted (of the clip; the map is of this class), its probability in the frame
                                          and clip_probability, right
         reports/finetune/<task>.csv      a row per run, fold and epoch: division, seed, fold, epoch, loss, inner_loss (empty
-                                         without an inner part), held_out_correct, held_out_frames
+                                         without an inner part), held_out_correct (in every measure_every-th epoch and
+                                         the one that predicts), held_out_frames
         models/<task>.safetensors        the network trained on all patients, with its classifier, under torchvision's names
 """
 
@@ -42,6 +43,7 @@ from stages.lib.networks.normalisation import filled_in
 from stages.lib.params import Count, Positive, Seed, Seeds, block_of, checked, from_params
 from stages.lib.running.stage import run
 from stages.lib.training.optimizer import OptimizerBlock
+from stages.lib.training.threads import THREADS
 from stages.lib.training.views import Views, ViewsBlock
 
 
@@ -51,8 +53,8 @@ def main(
     select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
     label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
     epochs: Count, min_steps: Annotated[int, Ge(0)], head_first: Annotated[float, Ge(0), Lt(1)], backbone_rate: Positive,
-    batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock, probes: block_of(Probes),
-    grad_cam: block_of(HeldOutMaps),
+    measure_every: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock,
+    probes: block_of(Probes), grad_cam: block_of(HeldOutMaps),
 ) -> None:  # fmt: skip
     """Cross-validate one task; every patient is predicted once per division and seed, by a network that never saw them.
 
@@ -78,10 +80,12 @@ def main(
 
     settings = recipe._asdict() | {"views": vars(views), "seeds": seeds, "folds": folds, "fold_seeds": fold_seeds,
                                    "inner_fraction": inner, "label_fraction": label_fraction, "maps": vars(maps),
-                                   "copy_distance": copy_distance, "device": frames.grey.device.type}
+                                   "measure_every": measure_every, "copy_distance": copy_distance,
+                                   "device": frames.grey.device.type}
     resume = unfinished_run("finetune", task, init, settings, ["frames.npy", "clips.csv"])
     maps = maps if maps.possible(initial, frames, recipe) else None
-    predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, maps, resume, f"finetune {task.name}")
+    predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, measure_every, maps, resume,
+                                                      f"finetune {task.name}")
     frozen, once = FrozenFeatures(initial.backbone, frames, views, init == "random"), of_first_seed(trainings)
     probed = probes.predict(frozen, frames.table, task.classes, once)
     floor_rows = floors.predict(clips, frames, once, arch, views, seeds[0])
@@ -90,7 +94,7 @@ def main(
 
     write_folds(task.name, clips)
     write_tables(task, predictions=table_of(frames, trainings, predicted, task.classes), probes=probed, floors=floor_rows,
-                 finetune=pd.DataFrame(epoch_rows))
+                 finetune=pd.DataFrame(epoch_rows).astype({"held_out_correct": "Int64"}))
     clip_features.write(f"reports/features/{task.name}", *clip_features.of_clips(frozen.held_out(once), frames.table))
     held_out_maps.write(f"reports/grad_cam/{task.name}", explained, frames.grey.shape[-1])
     external.write(f"reports/external/{task.name}", tests, external.predictions(networks, tests, task, recipe))
@@ -112,7 +116,7 @@ def write_tables(task: Task, predictions: pd.DataFrame, **others: pd.DataFrame) 
 def write_network(task: Task, network: torch.nn.Module, recipe: Recipe, seed: int) -> None:
     """models/<task>.safetensors: weights, classes, and how clips become frames and frames become the network's input."""
     facts = {key: getattr(recipe, key) for key in ("arch", "classes", "epochs", "init", "trainable")}
-    facts |= {"task": task.name, "seed": seed, "mean": recipe.views.mean, "std": recipe.views.std}
+    facts |= {"task": task.name, "seed": seed, "mean": recipe.views.mean, "std": recipe.views.std, "threads": THREADS.used}
     checkpoint.write(network.weights(), facts | store.facts(f"data/frames/{task.source}"), checkpoint.finetuned(task.name))
 
 

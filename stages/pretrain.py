@@ -39,6 +39,7 @@ from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_r
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import TrainingState, unfinished
 from stages.lib.training.semantic_views import ViewChoice, chosen_views
+from stages.lib.training.threads import THREADS
 
 METHODS = Path(__file__).parent / "methods"
 
@@ -156,6 +157,7 @@ def train_epoch(
     model.progress = first_step / steps
     with distributed.sharing():
         for step, (frames, clips) in enumerate(batches, first_step):            # B x k x 1 x H x W
+            THREADS.look()
             set_learning_rate(optimizer, schedule(step))
             model.before_step(frames, clips, optimizer, draw)
             loss, terms = loss_of(frames, clips, draw)
@@ -185,7 +187,7 @@ def write(
     store.write_csv("reports/pretrain.csv", pd.DataFrame(records["rows"]))
     pairs.write("reports/pairs", records["pairs"], pictures, data)
     facts |= {"clips": len(train), "frames": len(train.frames), "size_px": train.frames.shape[-1], "mean": model.views.mean,
-              "std": model.views.std, "torch": torch.__version__}
+              "std": model.views.std, "torch": torch.__version__, "threads": THREADS.used}
     facts["about"] = " ".join(import_module(f"stages.methods.{facts['method']}").__doc__.split())
     checkpoint.write(best["weights"], facts | accuracies | {name: best[name] for name in ("epoch", "held_out_loss")})
     print(f"{checkpoint.PRETRAINED}: {facts['arch']} after epoch {best['epoch']} of {facts['epochs']}, held-out loss "

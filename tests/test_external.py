@@ -12,6 +12,7 @@ from test_finetune import ARCH, SETTINGS
 from stages import finetune
 from stages.lib.clips import store
 from stages.lib.clips.tasks import read_task
+from stages.lib.evaluation import floors
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
@@ -24,8 +25,9 @@ RUN = SETTINGS | {"folds": 2, "epochs": 1, "seeds": [0, 1], "tasks": {"toy": BLO
 
 
 @pytest.fixture
-def sources(workspace):
-    """The task's 12 patients, and a clinic with 8: one of its clips is a copy of the task's first one."""
+def sources(workspace, monkeypatch):
+    """The task's 12 patients, and a clinic with 8: one of its clips is a copy of the task's first one. Floors of few trees."""
+    monkeypatch.setattr(floors, "TREES", 3)
     clips = [{"clip": f"{patient}.mp4", "patient": f"p{patient}", "label": BLOCK["classes"][patient % 3]}
              for patient in range(12)]
     write_frame_store(workspace / "data/frames/toy", clips)

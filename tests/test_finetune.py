@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from stages import finetune
 from stages.lib.clips import store
-from stages.lib.evaluation import cross_validation, preparation
+from stages.lib.evaluation import cross_validation, floors, preparation
 from stages.lib.evaluation.fine_tuning import inner_loss, predict
 from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks import checkpoint
@@ -30,7 +30,7 @@ VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probabilit
 SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block",
             "head": {"hidden_width": None, "dropout": 0.0}, "frozen_statistics": "fixed", "select": "last_epoch",
             "inner_fraction": 0.3, "label_fraction": 1.0, "seeds": [0], "folds": 3, "fold_seeds": [0], "epochs": 3,
-            "min_steps": 0, "head_first": 0.0, "backbone_rate": 1.0, "batch_size": 8, "views": VIEWS,
+            "min_steps": 0, "head_first": 0.0, "backbone_rate": 1.0, "measure_every": 1, "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
             "probes": {"neighbours": 3, "regularisation": 1.0}, "grad_cam": {"per_fold": 1},
@@ -39,8 +39,12 @@ SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_b
 
 
 @pytest.fixture
-def toy(workspace):
-    """12 patients of two classes, one to three clips each; one clip of another class, one linear, one broken."""
+def toy(workspace, monkeypatch):
+    """12 patients of two classes, one to three clips each; one clip of another class, one linear, one broken.
+
+    The floors (tests/test_floors.py) have few trees here: a hundred take longer than all the rest.
+    """
+    monkeypatch.setattr(floors, "TREES", 3)
     clips = [{"clip": f"{patient}-{number}.mp4", "patient": f"p{patient}", "label": ["ill", "well"][patient % 2],
               "frames_kept": 2 + number} for patient in range(12) for number in range(1 + patient % 3)]
     clips += [{"clip": "alone.mp4", "label": "ill"}, {"clip": "viral.mp4", "label": "viral"},
@@ -60,7 +64,7 @@ def run(settings):
 
 
 def outputs():
-    read = {"keep_default_na": False, "na_values": {"fold": [""], "inner_loss": [""]}}
+    read = {"keep_default_na": False, "na_values": {"fold": [""], "inner_loss": [""], "held_out_correct": [""]}}
     paths = ("data/folds/toy.csv", "reports/predictions/toy.csv", "reports/finetune/toy.csv", "reports/probes/toy.csv")
     return [pd.read_csv(path, **read) for path in paths]
 
@@ -113,6 +117,32 @@ def test_the_last_epochs_count_is_that_of_the_predictions(toy):
     last = epochs[epochs["epoch"] == 2].set_index("fold")
     assert last["held_out_correct"].to_dict() == right.groupby(predictions["fold"]).sum().to_dict()
     assert last["held_out_frames"].to_dict() == predictions["fold"].value_counts().to_dict()
+
+
+@pytest.mark.parametrize("select", ["last_epoch", "inner_validation"])
+def test_fewer_predictions_of_the_held_out_frames_change_no_other_number(toy, monkeypatch, select):
+    """Every third epoch and the kept one are counted; the other columns and the files stay byte for byte as they are."""
+    asked = []
+
+    def counting(network, frames, rows, views):
+        asked.append(len(rows))
+        return predict(network, frames, rows, views)
+
+    settings, written = SETTINGS | {"epochs": 5, "select": select}, []
+    monkeypatch.setattr(cross_validation, "predict", counting)
+    for every in (1, 3):
+        asked.clear()
+        run(settings | {"measure_every": every})
+        written.append([path.read_bytes() for path in (Path("reports/predictions/toy.csv"), Path("models/toy.safetensors"),
+                                                       *sorted(Path("reports/grad_cam/toy").iterdir()))])
+        epochs = outputs()[2].set_index(["fold", "epoch"])
+        assert len(asked) == 3 * (5 // every + 1)
+        if every == 1:
+            counts = epochs["held_out_correct"]
+    kept = epochs["inner_loss"].groupby("fold").idxmin() if select == "inner_validation" else [(fold, 4) for fold in range(3)]
+    counted = [(fold, 2) for fold in range(3)] + list(kept)
+    assert counts.notna().all() and epochs["held_out_correct"].dropna().to_dict() == counts.loc[list(set(counted))].to_dict()
+    assert written[0] == written[1]
 
 
 def test_the_folds_do_not_depend_on_the_seed(toy):
@@ -254,11 +284,16 @@ def test_a_training_that_diverges_says_what_to_lower(toy, mode):
 
 
 def test_of_equal_inner_losses_the_earlier_epoch_predicts(toy, monkeypatch):
-    """The logits of an epoch are its number here."""
-    losses, epochs = itertools.cycle([0.7, 0.5, 0.5]), itertools.cycle([0.0, 1.0, 2.0])
-    monkeypatch.setattr(cross_validation, "inner_loss", lambda *_: next(losses))
-    monkeypatch.setattr(cross_validation, "predict",
-                        lambda _, __, rows, ___: torch.tensor([[next(epochs), 0.0]]).expand(len(rows), 2))
+    """After each epoch the network's logits are its number and 0 here."""
+    epochs = itertools.cycle([(0.7, 0.0), (0.5, 1.0), (0.5, 2.0)])
+
+    def loss_of(network, *_):
+        loss, number = next(epochs)
+        network.linear.weight.data.zero_()
+        network.linear.bias.data.copy_(torch.tensor([number, 0.0]))
+        return loss
+
+    monkeypatch.setattr(cross_validation, "inner_loss", loss_of)
     finetune.main(**SETTINGS | {"select": "inner_validation"})
     assert outputs()[1]["p_ill"].to_numpy() == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
 
@@ -313,7 +348,7 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         weights = {name: file.get_tensor(name) for name in file.keys()}     # noqa: SIM118 (it is no dict)
     assert facts == {"task": "toy", "arch": ARCH, "classes": ["ill", "well"], "size_px": 32, "mean": 0.5, "std": 0.25,
                      "frame_rate_hz": 3.0, "max_frames_per_clip": 30, "assumed_frame_rate_hz": 25.0, "seed": 5, "epochs": 3,
-                     "init": "pretrained", "trainable": "last_block"}
+                     "init": "pretrained", "trainable": "last_block", "threads": [torch.get_num_threads()] * 2}
     network = torchvision.models.get_model(ARCH, num_classes=2)
     network.load_state_dict(weights)
     initial = checkpoint.weights()

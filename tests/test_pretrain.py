@@ -73,7 +73,7 @@ def test_the_runs_facts_are_in_the_metadata(us4):
     assert facts["method"] == "uscl" and facts["clips"] == 9 and facts["params"] == SETTINGS["methods"]["uscl"]
     assert facts["epoch"] == rows["held_out_loss"].idxmin()
     assert (facts["mean"], facts["std"]) == (0.5, 0.25)
-    assert facts["held_out_loss"] == rows["held_out_loss"].min()
+    assert facts["held_out_loss"] == rows["held_out_loss"].min() and facts["threads"] == [torch.get_num_threads()] * 2
     assert rows["knn_accuracy"].notna().tolist() == rows["uniformity"].notna().tolist() == [False, True, False, True]
     assert rows["step"].tolist() == [2, 4, 6, 8] and rows["epoch"].tolist() == [0, 1, 2, 3]
     assert rows["loss"].to_numpy() == pytest.approx((rows["contrastive"] + 0.2 * rows["classification"]).to_numpy(), 1e-5)

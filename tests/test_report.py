@@ -87,7 +87,7 @@ def write_run(tasks: dict[str, list[str]]) -> None:
     audit += [("butterfly", "left_out", "no video", name, "", "", 1, 0, 0, "Cov 1") for name in ("a.mp4", NASTY)]
     pd.DataFrame(audit, columns=AUDIT).to_csv("reports/us4_audit.csv", index=False)
     facts = {"method": "simclr", "arch": "resnet18", "epoch": 2, "held_out_loss": 2.6, "device": "cpu"}
-    facts |= {"clips": 20, "frames": 200, "size_px": 64, "torch": "2.0"}
+    facts |= {"clips": 20, "frames": 200, "size_px": 64, "torch": "2.0", "threads": [1, 2]}
     facts |= {"about": "SimCLR: two views of a frame attract (Chen et al. 2020, arXiv 2002.05709)."}
     checkpoint.write({"conv1.weight": torch.zeros(1)}, facts)
 

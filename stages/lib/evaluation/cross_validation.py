@@ -50,11 +50,13 @@ def of_first_seed(trainings: list[Training]) -> list[Training]:
 
 
 def cross_validate(
-    recipe: Recipe, frames: TaskFrames, trainings: list[Training], maps: HeldOutMaps | None, resume: Resume, name: str
-) -> tuple[dict[int, torch.Tensor], list[dict], list[dict]]:
+    recipe: Recipe, frames: TaskFrames, trainings: list[Training], measure_every: int, maps: HeldOutMaps | None, resume: Resume,
+    name: str,
+) -> tuple[dict[int, torch.Tensor], list[dict], list[dict]]:  # fmt: skip
     """Train and predict every fold that `resume` does not hold yet.
 
     Args:
+        measure_every: as in `train_fold`.
         maps: makes Grad-CAM maps with the networks of the first division and seed; None for no maps.
         name: of the run, printed beside the progress.
 
@@ -65,28 +67,58 @@ def cross_validate(
     state = resume.load() or {"predicted": [], "rows": [], "maps": []}
     predicted, rows, made = (state[key] for key in ("predicted", "rows", "maps"))
     all_places = [rows_of(frames, training) for training in trainings]
-    passes = [recipe.passes(len(each["training"])) for each in all_places]
-    progress = Progress(name, sum(passes), len(rows))
-    for training, places, epochs in list(zip(trainings, all_places, passes, strict=True))[len(predicted):]:
-        division, seed, fold, _, parts = training
-        held_out, losses = places["held_out"], []
-        for network, loss in fit(recipe, frames, places["training"], training.stream):
-            probabilities = predict(network, frames, held_out, recipe.views).softmax(1)
-            losses.append(inner_loss(network, frames, places["inner"], recipe.views))
-            require(probabilities.isfinite().all(), f"outputs are not finite after epoch {len(losses) - 1}; lower "
-                    "finetune.optimizer.learning_rate")
-            correct = int((probabilities.argmax(1) == frames.labels[held_out]).sum())
-            rows.append({"division": division, "seed": seed, "fold": fold, "epoch": len(losses) - 1, "loss": loss,
-                         "inner_loss": losses[-1], "held_out_correct": correct, "held_out_frames": len(held_out)})
-            if is_kept(losses, epochs, bool(parts["inner"])):
-                kept = probabilities.cpu()
-                first = maps is not None and (division, seed) == (trainings[0].division, trainings[0].seed)
-                explained = maps.of_fold(network, frames, held_out, probabilities, recipe) if first else []
-            progress.step(fold=fold, loss=loss)
-        predicted.append(kept)
+    passes = sum(recipe.passes(len(places["training"])) for places in all_places)
+    progress = Progress(name, passes, len(rows))
+    for training, places in list(zip(trainings, all_places, strict=True))[len(predicted):]:
+        division, seed, fold, *_ = training
+        network, probabilities, lines = train_fold(recipe, frames, training, places, measure_every, progress)
+        first = maps is not None and (division, seed) == (trainings[0].division, trainings[0].seed)
+        explained = maps.of_fold(network, frames, places["held_out"], probabilities, recipe) if first else []
+        predicted.append(probabilities.cpu())
+        rows += [{"division": division, "seed": seed, "fold": fold} | line for line in lines]
         made += [{"seed": seed, "fold": fold} | line for line in explained]
         resume.save(predicted=predicted, rows=rows, maps=made)
     return predicted, rows, made
+
+
+def train_fold(
+    recipe: Recipe, frames: TaskFrames, training: Training, places: dict[str, torch.Tensor], measure_every: int,
+    progress: Progress,
+) -> tuple[Classifier, torch.Tensor, list[dict]]:  # fmt: skip
+    """Train one network and predict its held-out frames with the kept weights (`is_kept`).
+
+    Args:
+        places: the row numbers of each part's frames (`rows_of`).
+        measure_every: epochs between two counts of the held-out frames that the network gets right.
+
+    Returns:
+        The network; class probabilities [n, classes] of the held-out frames; a row per epoch: epoch, loss, inner_loss,
+        held_out_frames, held_out_correct (None where nothing was counted; the kept epoch always has a count).
+
+    Raises:
+        UserError: outputs are not finite.
+    """
+    rows, kept, passes = [], None, recipe.passes(len(places["training"]))
+
+    def held_out() -> tuple[torch.Tensor, int]:
+        """The probabilities of the held-out frames by the network as it is now, and how many frames they get right."""
+        probabilities = predict(network, frames, places["held_out"], recipe.views).softmax(1)
+        require(probabilities.isfinite().all(), f"outputs are not finite after epoch {len(rows) - 1}; lower "
+                "finetune.optimizer.learning_rate")
+        return probabilities, int((probabilities.argmax(1) == frames.labels[places["held_out"]]).sum())
+
+    for network, loss in fit(recipe, frames, places["training"], training.stream):
+        rows.append({"epoch": len(rows), "loss": loss, "inner_loss": inner_loss(network, frames, places["inner"], recipe.views),
+                     "held_out_correct": None, "held_out_frames": len(places["held_out"])})
+        if len(rows) % measure_every == 0:
+            rows[-1]["held_out_correct"] = held_out()[1]
+        if is_kept([row["inner_loss"] for row in rows], passes, len(places["inner"]) > 0):
+            kept = rows[-1], {name: value.clone() for name, value in network.state_dict().items()}
+        progress.step(fold=training.fold, loss=loss)
+    row, weights = kept
+    network.load_state_dict(weights)
+    probabilities, row["held_out_correct"] = held_out()
+    return network, probabilities, rows
 
 
 def rows_of(frames: TaskFrames, training: Training) -> dict[str, torch.Tensor]:

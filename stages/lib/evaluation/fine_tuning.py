@@ -14,6 +14,7 @@ from stages.lib.networks.initial import initialise
 from stages.lib.params import from_params, require
 from stages.lib.training.device import generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
+from stages.lib.training.threads import THREADS
 from stages.lib.training.views import Views
 
 Trainable = Literal["last_block", "head", "all"]        # what trains beside the new classifier
@@ -84,6 +85,7 @@ def fit(recipe: Recipe, frames: TaskFrames, training: torch.Tensor, stream: int)
         order = training[torch.randperm(len(training), generator=draw, device=device)[:rows_per_epoch]]
         total = 0.0
         for step, batch in enumerate(order.split(recipe.batch_size), epoch * steps):
+            THREADS.look()
             if step in (epoch * steps, alone):
                 network.train_only("head" if step < alone else recipe.trainable)
                 train_mode(network, recipe.frozen_statistics)

@@ -22,6 +22,7 @@ from stages.lib.training.device import generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import Resume
+from stages.lib.training.threads import THREADS
 from stages.lib.training.views import Views
 
 
@@ -97,6 +98,7 @@ def train(
         order = torch.randperm(len(frames), generator=draw, device=draw.device)[:rows_per_epoch]
         total = 0.0
         for step, batch in enumerate(order.split(size), epoch * steps):
+            THREADS.look()
             set_learning_rate(optimizer, schedule(step))
             views, maps = recipe.views.with_masks(frames[batch].float() / 255, lesions[batch], draw)
             loss = sum(network(list(views.expand(-1, 3, -1, -1)), targets(maps)).values())

@@ -5,11 +5,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from stages.lib.training import distributed
-from stages.lib.training.threads import Threads
+from stages.lib.training.threads import THREADS
 
 TRAININGS = Path("reports/trainings.csv")       # kept by neither git nor DVC: no two runs take the same time
 
@@ -17,7 +16,7 @@ TRAININGS = Path("reports/trainings.csv")       # kept by neither git nor DVC: n
 class Progress:
     """A bar with the time left on a terminal, a plain line per epoch elsewhere; at the end a row in TRAININGS.
 
-    It also adapts the number of threads to the load of the machine (`Threads`).
+    It also sets the number of threads by the load of the machine (threads.py).
 
     Args:
         name: of the run, printed with every line.
@@ -28,7 +27,7 @@ class Progress:
     def __init__(self, name: str, epochs: int, done: int = 0):
         if done and distributed.first():
             print(f"{name}: {done} of {epochs} epochs were done before, going on", flush=True)
-        self.threads = Threads(name)
+        THREADS.start(name)
         self.bar = tqdm(desc=name, total=epochs, initial=done, unit="epoch", dynamic_ncols=True,
                         disable=None if distributed.first() else True)
         self.name, self.epochs, self.before, self.done, self.start = name, epochs, done, done, time.monotonic()
@@ -36,7 +35,6 @@ class Progress:
     def step(self, **numbers: float) -> None:
         """Count one more epoch and show its numbers."""
         self.done += 1
-        self.threads.look()
         if not self.bar.disable:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
             self.bar.update()
@@ -50,12 +48,12 @@ class Progress:
             self._note()
 
     def _note(self) -> None:
-        """Add when the run ended, what it was, its epochs since its start or restart, their seconds, and its threads."""
+        """Add when the run ended, what it was, its epochs since its start or restart, their seconds, and `THREADS.used`."""
         seconds, new = time.monotonic() - self.start, not TRAININGS.exists()
         TRAININGS.parent.mkdir(exist_ok=True)
         with open(TRAININGS, "a", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             if new:
-                rows.writerow(["ended", "training", "epochs", "seconds", "threads"])
+                rows.writerow(["ended", "training", "epochs", "seconds", "least_threads", "most_threads"])
             rows.writerow([datetime.now(UTC).isoformat(timespec="seconds"), self.name, self.done - self.before,
-                           round(seconds, 3), torch.get_num_threads()])
+                           round(seconds, 3), *THREADS.used])

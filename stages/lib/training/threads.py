@@ -1,5 +1,14 @@
-"""How many threads torch computes with on a machine that other processes use, too."""
+"""How many threads torch computes with on a machine that other processes use, too.
 
+An operation ends when its slowest thread ends. A thread that shares its core with another process therefore slows down all
+threads: beside a busy process two threads on two cores are slower than one. So a training takes its fair share of the cores, as
+the operating system divides them: what others leave free, but no less than an equal part. Several trainings on one machine
+share its cores in this way without knowing of each other.
+
+Results differ by the number of threads in the last digits.
+"""
+
+import math
 import os
 import time
 
@@ -9,45 +18,83 @@ import torch
 from stages.lib.training import distributed
 
 LOOK_EVERY_S = 5.0
+FIRST_LOOK_S = 0.5
 
 
 class Threads:
-    """Gives torch one thread for each core that other processes leave free, and looks again while a training runs.
+    """Sets torch's number of threads by the load of the machine, at the start of a training and while it runs.
 
-    An operation ends when its slowest thread ends. A thread that shares its core with another process therefore slows down all
-    threads: beside a busy process two threads on two cores are slower than one. OMP_NUM_THREADS fixes the number; torchrun
-    sets it for its processes.
+    OMP_NUM_THREADS fixes the number; torchrun sets it for its processes.
 
-    Args:
-        name: of the training, printed with the number of threads.
+    Attributes:
+        used: the least and the most threads that trainings of this process have computed with.
     """
 
-    def __init__(self, name: str):
-        self.name, self.most, self.process = name, torch.get_num_threads(), psutil.Process()
-        self.fixed = "OMP_NUM_THREADS" in os.environ
+    def __init__(self):
+        self.fixed, self.limit = "OMP_NUM_THREADS" in os.environ, torch.get_num_threads()
+        self.name, self.used = None, []
+
+    def start(self, name: str) -> None:
+        """Choose the number for a training, after a look of FIRST_LOOK_S; print it beside the name."""
+        self.name, self.allowed = name, self.limit
         if not self.fixed:
-            self.process.cpu_percent()                                          # starts the measurement
-            self._set(psutil.cpu_percent(interval=0.5))
+            self._loads()                                                       # starts the measurement
+            time.sleep(FIRST_LOOK_S)
+            self._choose()
             self._say("computes with")
+        self._note()
 
     def look(self) -> None:
-        """Change the number of threads if other processes have started or ended; does nothing more often than LOOK_EVERY_S."""
-        if self.fixed or time.monotonic() - self.looked < LOOK_EVERY_S:
+        """Change the number if others have started or ended. Called in every step; looks every LOOK_EVERY_S."""
+        if self.fixed or self.name is None or time.monotonic() - self.looked < LOOK_EVERY_S:
             return
         before = torch.get_num_threads()
-        self._set(psutil.cpu_percent())
+        self._choose()
         if torch.get_num_threads() != before:
             self._say("goes on with")
+            self._note()
 
-    def _set(self, busy_percent: float) -> None:
-        """Choose by the load since the last look; `busy_percent` is that of all cores, this process included."""
-        cores = psutil.cpu_count()
-        self.others = max(0.0, cores * busy_percent / 100 - self.process.cpu_percent() / 100)
-        torch.set_num_threads(max(1, min(self.most, round(cores - self.others))))
-        self.looked = time.monotonic()
+    def _choose(self) -> None:
+        """Set the number by the load since the last look: fewer at once, more only if the look before allowed them, too."""
+        cores, (self.others, loads) = psutil.cpu_count(), self._loads()
+        unseen = max(0.0, self.others - sum(loads))         # of processes that have ended, or in other containers
+        allowed = max(1, min(self.limit, math.ceil(fair_share(cores - unseen, loads) - 0.5)))
+        torch.set_num_threads(min(allowed, self.allowed))
+        self.allowed, self.looked = allowed, time.monotonic()
+
+    def _loads(self) -> tuple[float, list[float]]:
+        """The cores that all other processes together, and each of them, have used since the last call."""
+        everyone = psutil.cpu_percent() / 100 * psutil.cpu_count()
+        loads = {process.pid: (process.info["cpu_percent"] or 0.0) / 100 for process in psutil.process_iter(["cpu_percent"])}
+        own = loads.pop(os.getpid(), 0.0)
+        return max(0.0, everyone - own), [load for load in loads.values() if load > 0]
+
+    def _note(self) -> None:
+        counts = [*self.used, torch.get_num_threads()]
+        self.used = [min(counts), max(counts)]
 
     def _say(self, what: str) -> None:
         if distributed.first():
             count = torch.get_num_threads()
             print(f"{self.name}: {what} {count} {'thread' if count == 1 else 'threads'}, other processes use {self.others:.1f} "
                   f"of {psutil.cpu_count()} cores (OMP_NUM_THREADS fixes the number)", flush=True)
+
+
+def fair_share(cores: float, loads: list[float]) -> float:
+    """The cores for one more process if nobody takes more from the others than it has itself (max-min fairness).
+
+    Args:
+        cores: to be shared.
+        loads: cores that each of the others uses. One that uses more than half a core may wait for the rest of it, so it counts
+            as a whole one.
+    """
+    wanted = sorted(max(load, float(round(load))) for load in loads)
+    for place, load in enumerate(wanted):
+        equal = cores / (len(wanted) - place + 1)
+        if load >= equal:
+            return equal
+        cores -= load
+    return cores
+
+
+THREADS = Threads()         # one for the process, as torch has one number for the process
