@@ -136,8 +136,8 @@ def join_copies(clips: pd.DataFrame, limit: copies.Limits) -> pd.DataFrame:
     used = clips[clips["left_out"] == ""]
     bits = [hashes for source, part in used.groupby("source", sort=False)
             for hashes in copies.store_hashes(Path("data/frames", source), part["clip"])]
-    near = pd.concat([same_files(used["checksum"]), matching.near_within(bits, limit)]).drop_duplicates(["one", "other"])
-    found = copies.pool(used.assign(clip=used["source"] + "/" + used["clip"]), near)
+    near = pd.concat([same_files(used["checksum"]), matching.near_within(bits, limit, "data/us4")])
+    found = copies.pool(used.assign(clip=used["source"] + "/" + used["clip"]), near.drop_duplicates(["one", "other"]))
     clips = clips.assign(copy_reason="")
     clips.loc[used.index, found.columns] = found
     return clips

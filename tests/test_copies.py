@@ -178,7 +178,7 @@ def near_copies(rng, clip):
 
 @pytest.mark.parametrize("limit", [LIMIT, matching.Limits(clips=0.4, stills=0.0), matching.Limits(clips=0.1, stills=0.3)])
 @pytest.mark.parametrize("sizes", [(128, 4096), (5, 7), (1, 1000)], ids=str)
-def test_near_pairs_are_those_of_all_pairs(monkeypatch, limit, sizes):
+def test_near_pairs_are_those_of_all_pairs(workspace, monkeypatch, limit, sizes):
     """Random clips, clips without hashes, copies of every degree; the frames that are compared at once change nothing."""
     monkeypatch.setattr(matching, "ROWS", sizes[0])
     monkeypatch.setattr(matching, "COLUMNS", sizes[1])
@@ -190,13 +190,50 @@ def test_near_pairs_are_those_of_all_pairs(monkeypatch, limit, sizes):
     assert list(matching.near(left, right, limit).itertuples(index=False, name=None)) == expected
     both = left + right
     expected = [pair for pair in all_pairs(both, both, limit) if pair[0] != pair[1]]
-    assert list(matching.near_within(both, limit).itertuples(index=False, name=None)) == expected
+    assert list(matching.near_within(both, limit, "toy").itertuples(index=False, name=None)) == expected
+
+
+def test_pairs_that_are_known_from_before_change_nothing(workspace, monkeypatch):
+    """The list grows, shrinks, changes its order, and gets second clips of equal hashes."""
+    monkeypatch.setenv("SONOPAIR_CACHE_GIB", "1")
+    rng = np.random.default_rng(5)
+    clips = clips_of(rng, rng.integers(0, 9, 12))
+    clips += [near_copies(rng, clip) for clip in clips if len(clip)]
+    compared = []
+    near = matching.near
+    monkeypatch.setattr(matching, "near", lambda left, right, limit: compared.append(len(left)) or near(left, right, limit))
+    for _ in range(12):
+        chosen = [clips[place] for place in rng.choice(len(clips), 14)]
+        expected = [pair for pair in all_pairs(chosen, chosen, LIMIT) if pair[0] != pair[1]]
+        assert list(matching.near_within(chosen, LIMIT, "toy").itertuples(index=False, name=None)) == expected
+    assert compared[0] == 14 and 0 < np.mean(compared[1:]) < 12                     # the others were not compared again
+    matching.near_within(clips[:5], LIMIT, "toy")
+    matching.near_within(clips[4::-1], LIMIT, "toy")
+    matching.near_within(clips[:5], matching.Limits(0.3, 0.3), "toy")
+    assert compared[-2:] == [0, 5]
+
+
+def test_hashes_from_the_cache_are_the_same(workspace, monkeypatch):
+    monkeypatch.setenv("SONOPAIR_CACHE_GIB", "1")
+    write_frame_store(workspace / "toy", [{"clip": name, "frames_kept": 3} for name in "abc"])
+    frames = np.load(workspace / "toy/frames.npy")
+    frames[3:5] = 80                                                                # without contrast
+    np.save(workspace / "toy/frames.npy", frames)
+    expected = [hashes(frames[first : first + 3]) for first in (0, 3, 6)]
+    assert [len(bits) for bits in expected] == [3, 1, 3]
+    first = copies.store_hashes(workspace / "toy", "abc")
+    monkeypatch.setattr(copies, "hashes", None)
+    second = copies.store_hashes(workspace / "toy", "cba")[::-1]
+    for bits in zip(expected, first, second, strict=True):
+        np.testing.assert_array_equal(bits[0], bits[1], strict=True)
+        np.testing.assert_array_equal(bits[0], bits[2], strict=True)
 
 
 @pytest.mark.parametrize("left", [[], [np.zeros((0, 255), np.int8)]])
-def test_nothing_to_compare_gives_no_pair(left):
+def test_nothing_to_compare_gives_no_pair(workspace, left):
     right = clips_of(np.random.default_rng(0), (3, 1))
-    for pairs in (matching.near(left, right, LIMIT), matching.near(right, left, LIMIT), matching.near_within(left, LIMIT)):
+    found = [matching.near(left, right, LIMIT), matching.near(right, left, LIMIT), matching.near_within(left, LIMIT, "toy")]
+    for pairs in found:
         assert pairs.empty and list(pairs) == ["one", "other", "distance"]
 
 

@@ -148,6 +148,6 @@ def test_the_leak_guard_is_silent_on_covid_blues_and_names_the_pairs_of_pocus(ex
     tables = {source: extracted[source].clip_table for source in CLIPS}
     bits = {source: copies.store_hashes(Path("data/frames", source), table["clip"]) for source, table in tables.items()}
     assert matching.near(bits["covid_blues"], bits["pocus"], LIMIT).empty
-    near = matching.near_within(bits["pocus"], LIMIT).query("one < other")[["one", "other"]].to_numpy()
+    near = matching.near_within(bits["pocus"], LIMIT, "pocus").query("one < other")[["one", "other"]].to_numpy()
     patient, names = tables["pocus"]["patient"], tables["pocus"]["clip"].str.rpartition("/")[2]
     assert {(names[one], names[two]) for one, two in near if patient[one] != patient[two]} == ALIKE

@@ -4,6 +4,7 @@ Frames are compared by their hashes (lib/clips/hashes.py), in any order, so that
 docs/leak_guard.md has the figures.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stages.lib.clips import store
-from stages.lib.clips.hashes import hashes
+from stages.lib.clips.hashes import BITS, hashes
 from stages.lib.clips.matching import Limits, near_within, nearest
 from stages.lib.clips.tasks import groups
 from stages.lib.params import block_of, from_params
+from stages.lib.running import cache
 
 CopyDistance = block_of(Limits)        # of params.yaml
 
@@ -34,7 +36,20 @@ def store_hashes(folder: str | Path, clips: Sequence[str]) -> list[np.ndarray]:
     """The hashes of each of the named clips of a frame store."""
     data = store.read(folder)
     rows = data.frame_table.set_index("row").groupby("clip", sort=False).groups
-    return [hashes(data.frames[rows[clip]]) for clip in clips]
+    known = cache.of_room("clips")
+    return [_hashes(data.frames[rows[clip]], known) for clip in clips]
+
+
+def _hashes(frames: np.ndarray, known: cache.Cache | None) -> np.ndarray:
+    """`hashes`, from the cache where these frames were there before."""
+    if not known:
+        return hashes(frames)
+    entry = known.key("hashes", frames.shape, hashlib.blake2b(frames.tobytes()).hexdigest())
+    found = known.get(entry)
+    if found is None:
+        found = {"positive": np.packbits(hashes(frames) > 0, axis=1)}
+        known.put(entry, found)
+    return 2 * np.unpackbits(found["positive"], axis=1, count=BITS).astype(np.int8) - 1
 
 
 def mark(clips: pd.DataFrame, folder: str | Path, limit: Limits) -> pd.DataFrame:
@@ -49,7 +64,7 @@ def mark(clips: pd.DataFrame, folder: str | Path, limit: Limits) -> pd.DataFrame
     """
     clips = clips.assign(copy_of="", group=groups(clips))
     used = clips[clips["left_out"] == ""]
-    near = near_within(store_hashes(folder, used["clip"]), limit)
+    near = near_within(store_hashes(folder, used["clip"]), limit, f"{folder}")
     clips.update(pd.DataFrame(resolve(used, near), index=used.index))
     return clips
 

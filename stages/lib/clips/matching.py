@@ -5,6 +5,7 @@ bits, which a processor does in one instruction for 64 of them; the few clips th
 docs/leak_guard.md says why no search tree or table of buckets does this faster.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
@@ -13,6 +14,7 @@ import pandas as pd
 from annotated_types import Ge, Lt
 
 from stages.lib.clips.hashes import BITS, WAVES
+from stages.lib.running import cache
 
 SEVERAL = 3                 # frames: fewer are no clip, and the agreement of one frame alone is weak evidence
 ROWS, COLUMNS = 128, 4096   # frames that are compared at once: their counts stay in the processor's cache
@@ -38,25 +40,54 @@ def near(left: Sequence[np.ndarray], right: Sequence[np.ndarray], limit: Limits)
     Returns:
         A line per pair, in order: `one` and `other`, the places in the lists, and `distance`, float32.
     """
-    found, words = [], [_words(left), _words(right)]
-    owners = [np.repeat(np.arange(len(clips)), list(map(len, clips))) for clips in (left, right)]
+    found, words, owners = [], [_words(left), _words(right)], [_owners(left), _owners(right)]
     for row in range(0, len(owners[0]), ROWS):
         for column in range(0, len(owners[1]), COLUMNS):
             found.append(_sharing(words, owners, row, column, limit))
     return _compared(left, right, found, limit)
 
 
-def near_within(clips: Sequence[np.ndarray], limit: Limits) -> pd.DataFrame:
-    """As `near` of a list with itself, but no clip is paired with itself. Each pair has two lines, one for either order."""
-    found, words = [], [_words(clips)] * 2
-    owners = [np.repeat(np.arange(len(clips)), list(map(len, clips)))] * 2
-    for row in range(0, len(owners[0]), ROWS):
-        for column in range(row, len(owners[0]), COLUMNS):
-            pairs = _sharing(words, owners, row, column, limit)
+def near_within(clips: Sequence[np.ndarray], limit: Limits, name: str) -> pd.DataFrame:
+    """As `near` of a list with itself, but no clip is paired with itself. Each pair has two lines, one for either order.
+
+    Args:
+        name: of the list. Clips of the last list of this name were compared with each other then; the cache knows the pairs.
+    """
+    known = cache.of_room("clips")
+    entry = known and known.key("near", limit, name)
+    found = known and known.get(entry)
+    digests = pd.Series([hashlib.blake2b(bits.tobytes(), digest_size=16).hexdigest() for bits in clips], dtype=object)
+    seen, one, other, apart = cache.unpack(found["pairs"]) if found else ([], [], [], [])
+    compared = (digests.isin(seen) & ~digests.duplicated()).to_numpy()      # a second clip of equal hashes is a new one
+    old, new = np.flatnonzero(compared), np.flatnonzero(~compared)
+    place = pd.Series(old, digests[old])
+    before = _table(place.reindex(one), place.reindex(other), apart).dropna().query("one != other")
+    fresh = [clips[number] for number in new]
+    among, across = _among(fresh, limit), near(fresh, [clips[number] for number in old], limit)
+    once = [_table(new[among["one"]], new[among["other"]], among["distance"]),
+            _table(new[across["one"]], old[across["other"]], across["distance"])]
+    turned = [_table(table["other"], table["one"], table["distance"]) for table in once]
+    pairs = pd.concat([before, *once, *turned]).sort_values(["one", "other"], ignore_index=True)
+    pairs = pairs.astype({"one": int, "other": int})
+    if known:
+        sides = [digests[pairs[side]].tolist() for side in ("one", "other")]
+        known.put(entry, {"pairs": cache.pack([sorted(set(digests)), *sides, pairs["distance"].tolist()])})
+    return pairs
+
+
+def _among(clips: Sequence[np.ndarray], limit: Limits) -> pd.DataFrame:
+    """As `near` of a list with itself: each pair of two clips once, the earlier clip as `one`."""
+    found, words, owner = [], _words(clips), _owners(clips)
+    for row in range(0, len(owner), ROWS):
+        for column in range(row, len(owner), COLUMNS):
+            pairs = _sharing([words] * 2, [owner] * 2, row, column, limit)
             found.append(np.sort(pairs[pairs[:, 0] != pairs[:, 1]]))
-    once = _compared(clips, clips, found, limit)
-    turned = once.rename(columns={"one": "other", "other": "one"})
-    return pd.concat([once, turned]).sort_values(["one", "other"], ignore_index=True)[["one", "other", "distance"]]
+    return _compared(clips, clips, found, limit)
+
+
+def _table(one: Sequence[int], other: Sequence[int], apart: Sequence[float]) -> pd.DataFrame:
+    """Pairs as `near` returns them."""
+    return pd.DataFrame({"one": np.asarray(one), "other": np.asarray(other), "distance": np.asarray(apart, np.float32)})
 
 
 def nearest(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -86,6 +117,11 @@ def _words(clips: Sequence[np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(np.packbits(halves, axis=1).view(np.uint64).T)
 
 
+def _owners(clips: Sequence[np.ndarray]) -> np.ndarray:
+    """The place of the clip that each hash is of, [N]."""
+    return np.repeat(np.arange(len(clips)), list(map(len, clips)))
+
+
 def _differing(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """How many bits of each hash of `left` [4, L] differ from each of `right` [4, R], mirrored or not: uint8 [L, R]."""
     words = [np.bitwise_count(one[:, None] ^ other) for one, other in zip(left, right, strict=True)]
@@ -107,5 +143,5 @@ def _compared(
     pairs = np.unique(np.concatenate([np.zeros((0, 2), int), *found]), axis=0)
     apart = np.array([distance(left[one], right[other]) for one, other in pairs], np.float32)
     few = np.array([min(len(left[one]), len(right[other])) < SEVERAL for one, other in pairs], bool)
-    table = pd.DataFrame({"one": pairs[:, 0], "other": pairs[:, 1], "distance": apart})
+    table = _table(pairs[:, 0], pairs[:, 1], apart)
     return table[apart <= np.where(few, limit.stills, limit.clips)].reset_index(drop=True)
