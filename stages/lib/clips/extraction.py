@@ -86,7 +86,7 @@ def _entry(path: Path, checksum: str, wanted: Wanted, cache: Cache) -> str:
 
 
 def _known(path: Path, checksum: str, arrays: dict[str, np.ndarray] | None) -> tuple[dict, dict, list[Path]] | None:
-    """As `_extracted`, from an entry of the cache; None without one, or where other files that hold the clip's pixels changed."""
+    """As `_extracted`, from an entry of the cache; None without one, or where other files that hold its pixels changed."""
     if not arrays:
         return None
     facts, others = unpack(arrays.pop("facts"))
