@@ -123,8 +123,7 @@ def draw(path: Path, found: list[dict]) -> None:
     table = pd.DataFrame(found).drop_duplicates(["stage", "frames"], keep="last").sort_values("frames")
     figure, parts = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axes, (column, label) in zip(parts, {"processor_s": "processor seconds", "gib": "memory, GiB"}.items(), strict=True):
-        for stage in STAGES:
-            part = table[table["stage"] == stage]
+        for stage, part in table.groupby("stage", sort=False):
             axes.loglog(part["frames"], part[column], marker="o", label=stage)
         ends = np.array([table["frames"].min(), table["frames"].max()])
         for power, style in ((1, ":"), (2, "--")):

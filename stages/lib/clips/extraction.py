@@ -167,7 +167,7 @@ def _checksum(path: Path, *others: Path) -> str:
     """Of a clip's files and of others that hold its pixels; '' where there is none."""
     digest, files = hashlib.blake2b(digest_size=16), [*kinds.files_of(path), *others]
     for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
+        with file.open("rb", buffering=0) as stream:
+            while block := stream.read(1 << 16):        # larger blocks take fresh memory from the system, each time
                 digest.update(block)
     return digest.hexdigest() if files else ""
