@@ -19,7 +19,7 @@ from annotated_types import Gt, Lt, MinLen
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from stages.lib.clips import copies, store
+from stages.lib.clips import copies, matching, store
 from stages.lib.clips.audit import audit
 from stages.lib.clips.tasks import Task, groups, read_task
 from stages.lib.params import Names, Seed, UserError, different, having, require
@@ -120,11 +120,11 @@ def keep_out(clips: pd.DataFrame, source: str, evaluated: Evaluation, limit: cop
     clips["distance"] = np.nan
     free = clips.index[clips["left_out"] == ""]
     bits = copies.store_hashes(Path("data/frames", source), clips["clip"][free])
-    apart, near = copies.compare(bits, evaluated.bits, limit)
-    for row in np.flatnonzero(near.any(axis=1)):
-        nearest = np.where(near[row], apart[row], 1).argmin()
-        clips.loc[free[row], ["left_out", "copy_of"]] = ["looks like an evaluation clip", evaluated.names[nearest]]
-        clips.loc[free[row], "distance"] = round(float(apart[row, nearest]), 2)
+    nearest = matching.nearest(matching.near(bits, evaluated.bits, limit))
+    rows = free[nearest["one"]]
+    clips.loc[rows, "left_out"] = "looks like an evaluation clip"
+    clips.loc[rows, "copy_of"] = np.array(evaluated.names, object)[nearest["other"]]
+    clips.loc[rows, "distance"] = nearest["distance"].to_numpy(float).round(2)
     return clips
 
 
@@ -137,12 +137,18 @@ def join_copies(clips: pd.DataFrame, limit: copies.Limits) -> pd.DataFrame:
     used = clips[clips["left_out"] == ""]
     bits = [hashes for source, part in used.groupby("source", sort=False)
             for hashes in copies.store_hashes(Path("data/frames", source), part["clip"])]
-    apart, near = copies.compare(bits, bits, limit)
-    same_file = used["checksum"].to_numpy()[:, None] == used["checksum"].to_numpy()
-    found = copies.pool(used.assign(clip=used["source"] + "/" + used["clip"]), np.where(same_file, 0, apart), near | same_file)
+    near = pd.concat([same_files(used["checksum"]), matching.near_within(bits, limit, "data/us4")])
+    found = copies.pool(used.assign(clip=used["source"] + "/" + used["clip"]), near.drop_duplicates(["one", "other"]))
     clips = clips.assign(copy_reason="")
     clips.loc[used.index, found.columns] = found
     return clips
+
+
+def same_files(checksums: pd.Series) -> pd.DataFrame:
+    """The pairs of clips of one checksum, as copies at distance 0, as `matching.near_within` gives pairs."""
+    places = pd.DataFrame({"checksum": checksums.to_numpy(), "one": range(len(checksums))})
+    pairs = places.merge(places.rename(columns={"one": "other"}), on="checksum").query("one != other")
+    return pairs[["one", "other"]].assign(distance=np.float32(0))
 
 
 def split(clips: pd.DataFrame, sources: list[str], fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -28,7 +28,7 @@ from stages.lib.clips.crop import given, sheet
 from stages.lib.clips.extraction import COLUMNS, Recipe, extract
 from stages.lib.clips.readers import kinds, reading
 from stages.lib.params import Count, Positive, UserError, require
-from stages.lib.running import faults
+from stages.lib.running import cache, faults
 from stages.lib.running.stage import run
 
 LOW_HZ, HIGH_HZ = reading.PLAUSIBLE_HZ
@@ -52,11 +52,14 @@ def main(
     require(source in known, f"{source!r} is no source: take one of {', '.join(known)}, or add one in stages/sources")
     recipe = Recipe(frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px, geometry)
 
+    known = cache.of_room("clips")
     table = import_module(f"stages.sources.{source}").clips(Path("data", collection, source))
     crops = given.read(Path("data", collection, source), table["clip"])
     page = Path("reports", "crops", f"{source}.html")
     with store.replacing(Path("data", "frames", source)) as folder:
-        kept, frames = extract_all(table, folder, source, recipe, crops, page)
+        kept, frames = extract_all(table, folder, source, recipe, crops, page, known)
+    if known:
+        known.trim()
     rest = f"; {len(table) - kept} left out (see clips.csv)" if kept < len(table) else ""
     print(f"data/frames/{source}: {kept} of {len(table)} clips, {frames:,} frames of {size_px} px{rest}")
 
@@ -68,12 +71,14 @@ def extract_all(
     recipe: Recipe,
     crops: Mapping[str, given.Given] | None = None,
     contact_sheet: Path | None = None,
+    known: cache.Cache | None = None,
 ) -> tuple[int, int]:
     """Write the clips of a source's table as a frame store into `folder`; return how many clips and frames it holds.
 
     Args:
         crops: the user's crops, by clip.
         contact_sheet: page that shows the crops; None: no page.
+        known: clips that were extracted before.
 
     Raises:
         UserError: no clip can be used.
@@ -82,7 +87,7 @@ def extract_all(
     todo.sort(key=lambda clip: -_bytes(Path(clip.path)))  # the longest first: no straggler at the end
     jobs = {clip.Index: (Path(clip.path), clip.fps, folder / f"{clip.Index}", _masks(clip), (crops or {}).get(clip.clip))
             for clip in todo}
-    work = partial(extract, recipe=recipe, pictured=bool(contact_sheet))
+    work = partial(extract, recipe=recipe, pictured=bool(contact_sheet), cache=known)
     results = workers.each(work, jobs, workers.workers())
     facts = dict(tqdm(results, desc=name, total=len(jobs), unit="clip", disable=None))
     clips = [row | COLUMNS | _columns(facts.get(index, {})) for index, row in enumerate(table.to_dict("records"))]

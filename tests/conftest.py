@@ -70,6 +70,7 @@ def workspace(tmp_path, monkeypatch):
     """An empty folder that the stages take for the project's root."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SONOPAIR_DEVICE", "cpu")
+    monkeypatch.setenv("SONOPAIR_CACHE_GIB", "0")           # each test computes what it looks at
     return tmp_path
 
 

@@ -1,5 +1,6 @@
 """The leak guard: hashes against loops over pixels and scipy's DCT, what leaves a distance small, and what copies lead to."""
 
+import itertools
 import math
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 import scipy.fft
 from conftest import write_frame_store
 
-from stages.lib.clips import copies
+from stages.lib.clips import copies, matching
 from stages.lib.clips.hashes import _waves, hashes
 from stages.lib.params import UserError
 
@@ -68,9 +69,9 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_near_and_other_clips_are_not(change):
     copy, others = CHANGES[change](recording(0)), [recording(seed) for seed in range(4)]
-    apart, near = copies.compare([hashes(copy)], [hashes(clip) for clip in others], LIMIT)
-    assert near[0].tolist() == [True, False, False, False], apart
-    assert change != "none" or apart[0, 0] == 0
+    near = matching.near([hashes(copy)], [hashes(clip) for clip in others], LIMIT)
+    assert near["other"].tolist() == [0]
+    assert change != "none" or near["distance"].tolist() == [0]
 
 
 def reference(frame, lit):
@@ -127,20 +128,118 @@ def test_in_a_window_as_wide_as_the_frame_the_waves_are_scipys_dct():
     np.testing.assert_allclose(_waves(weight)[0] @ line, expected, atol=1e-4)
 
 
-def test_distances_are_those_of_a_double_loop():
-    rng = np.random.default_rng(0)
-    left, right = ([rng.choice([-1, 1], (count, 255)).astype(np.int8) for count in counts]
-                   for counts in ((4, 1, 0, 7), (5, 0, 2)))
-    right[2][0] = left[0][2]
+def clips_of(rng, counts):
+    """Random hashes of clips of so many frames."""
+    return [rng.choice([-1, 1], (count, 255)).astype(np.int8) for count in counts]
+
+
+def double_loop(left, right):
+    """The distance of two clips, frame by frame."""
     mirror = np.array([1 if place % 16 % 2 == 0 else -1 for place in range(1, 256)])
 
     def one_way(ours, theirs):
         best = [min(min((a != b).mean(), (a != b * mirror).mean()) for b in theirs) for a in ours]
         return float(np.median(best))
 
-    expected = [[min(one_way(a, b), one_way(b, a)) if len(a) and len(b) else 1 for b in right] for a in left]
-    np.testing.assert_allclose(copies.distances(left, right), expected, atol=1e-6)
-    assert copies.distances(left, []).shape == (4, 0) and copies.distances([], right).shape == (0, 3)
+    return min(one_way(left, right), one_way(right, left)) if len(left) and len(right) else 1
+
+
+def test_distances_are_those_of_a_double_loop():
+    rng = np.random.default_rng(0)
+    left, right = clips_of(rng, (4, 1, 0, 7)), clips_of(rng, (5, 0, 2))
+    right[2][0] = left[0][2]
+    for one, other in itertools.product(left, right):
+        assert matching.distance(one, other) == pytest.approx(double_loop(one, other), abs=1e-6)
+
+
+def all_pairs(left, right, limit):
+    """Every clip with every other, by products of whole matrices: the near pairs with their distances, bit for bit."""
+    even = np.arange(1, 256) % 2 == 0
+    found = []
+    for (one, a), (other, b) in itertools.product(enumerate(left), enumerate(right)):
+        apart = np.float32(1)
+        if len(a) and len(b):
+            a, b = a.astype(np.float32), b.astype(np.float32)
+            common = a[:, even] @ b[:, even].T + np.abs(a[:, ~even] @ b[:, ~even].T)
+            share = (1 - common / 255) / 2
+            apart = min(np.median(share.min(axis=1)), np.median(share.min(axis=0)))
+        if apart <= (limit.stills if min(len(a), len(b)) < 3 else limit.clips):
+            found.append((one, other, apart))
+    return found
+
+
+def near_copies(rng, clip):
+    """Of a clip's hashes: some frames, in another order, with bits inverted, up to beyond what still counts as near."""
+    frames = clip[rng.permutation(len(clip))[: rng.integers(1, len(clip) + 1)]]
+    mirror = np.where(np.arange(1, 256) % 2, -1, 1) if rng.random() < 0.5 else 1
+    inverted = rng.random(frames.shape) < rng.uniform(0, 0.3, (len(frames), 1))
+    return (np.where(inverted, -frames, frames) * mirror).astype(np.int8)
+
+
+@pytest.mark.parametrize("limit", [LIMIT, matching.Limits(clips=0.4, stills=0.0), matching.Limits(clips=0.1, stills=0.3)])
+@pytest.mark.parametrize("sizes", [(128, 4096), (5, 7), (1, 1000)], ids=str)
+def test_near_pairs_are_those_of_all_pairs(workspace, monkeypatch, limit, sizes):
+    """Random clips, clips without hashes, copies of every degree; the frames that are compared at once change nothing."""
+    monkeypatch.setattr(matching, "ROWS", sizes[0])
+    monkeypatch.setattr(matching, "COLUMNS", sizes[1])
+    rng = np.random.default_rng(3)
+    left = clips_of(rng, rng.integers(0, 12, 25))
+    right = clips_of(rng, rng.integers(0, 12, 10)) + [near_copies(rng, clip) for clip in left if len(clip)]
+    expected = all_pairs(left, right, limit)
+    assert 5 < len(expected) < len(left) * len(right) / 2
+    assert list(matching.near(left, right, limit).itertuples(index=False, name=None)) == expected
+    both = left + right
+    expected = [pair for pair in all_pairs(both, both, limit) if pair[0] != pair[1]]
+    assert list(matching.near_within(both, limit, "toy").itertuples(index=False, name=None)) == expected
+
+
+def test_pairs_that_are_known_from_before_change_nothing(workspace, monkeypatch):
+    """The list grows, shrinks, changes its order, and gets second clips of equal hashes."""
+    monkeypatch.setenv("SONOPAIR_CACHE_GIB", "1")
+    rng = np.random.default_rng(5)
+    clips = clips_of(rng, rng.integers(0, 9, 12))
+    clips += [near_copies(rng, clip) for clip in clips if len(clip)]
+    compared = []
+    near = matching.near
+    monkeypatch.setattr(matching, "near", lambda left, right, limit: compared.append(len(left)) or near(left, right, limit))
+    for _ in range(12):
+        chosen = [clips[place] for place in rng.choice(len(clips), 14)]
+        expected = [pair for pair in all_pairs(chosen, chosen, LIMIT) if pair[0] != pair[1]]
+        assert list(matching.near_within(chosen, LIMIT, "toy").itertuples(index=False, name=None)) == expected
+    assert compared[0] == 14 and 0 < np.mean(compared[1:]) < 12                     # the others were not compared again
+    matching.near_within(clips[:5], LIMIT, "toy")
+    matching.near_within(clips[4::-1], LIMIT, "toy")
+    matching.near_within(clips[:5], matching.Limits(0.3, 0.3), "toy")
+    assert compared[-2:] == [0, 5]
+
+
+def test_hashes_from_the_cache_are_the_same(workspace, monkeypatch):
+    monkeypatch.setenv("SONOPAIR_CACHE_GIB", "1")
+    write_frame_store(workspace / "toy", [{"clip": name, "frames_kept": 3} for name in "abc"])
+    frames = np.load(workspace / "toy/frames.npy")
+    frames[3:5] = 80                                                                # without contrast
+    np.save(workspace / "toy/frames.npy", frames)
+    expected = [hashes(frames[first : first + 3]) for first in (0, 3, 6)]
+    assert [len(bits) for bits in expected] == [3, 1, 3]
+    first = copies.store_hashes(workspace / "toy", "abc")
+    monkeypatch.setattr(copies, "hashes", None)
+    second = copies.store_hashes(workspace / "toy", "cba")[::-1]
+    for bits in zip(expected, first, second, strict=True):
+        np.testing.assert_array_equal(bits[0], bits[1], strict=True)
+        np.testing.assert_array_equal(bits[0], bits[2], strict=True)
+
+
+@pytest.mark.parametrize("left", [[], [np.zeros((0, 255), np.int8)]])
+def test_nothing_to_compare_gives_no_pair(workspace, left):
+    right = clips_of(np.random.default_rng(0), (3, 1))
+    found = [matching.near(left, right, LIMIT), matching.near(right, left, LIMIT), matching.near_within(left, LIMIT, "toy")]
+    for pairs in found:
+        assert pairs.empty and list(pairs) == ["one", "other", "distance"]
+
+
+def test_the_nearest_is_the_first_of_those_that_are_equally_near():
+    pairs = pd.DataFrame([(0, 3, 0.2), (0, 1, 0.1), (2, 9, 0.1), (2, 4, 0.1)], columns=["one", "other", "distance"])
+    assert matching.nearest(pairs).values.tolist() == [[0, 1, 0.1], [2, 4, 0.1]]
 
 
 def test_a_mirrored_frame_has_the_odd_horizontal_bits_inverted():
@@ -156,16 +255,15 @@ def test_frames_without_contrast_have_no_hash_and_are_like_nothing():
     mixed = np.concatenate([flat, recording(0)])
     assert [len(hashes(clip)) for clip in (flat, faint, flat * 0, mixed)] == [0, 0, 0, 9]
     bits = [hashes(clip) for clip in (flat, faint, recording(0))]
-    apart, near = copies.compare(bits, bits, LIMIT)
-    assert (apart[:2] == 1).all() and near.sum() == 1
+    assert {matching.distance(bits[one], other) for one in (0, 1) for other in bits} == {1}
+    assert matching.near(bits, bits, LIMIT).values.tolist() == [[2, 2, 0]]
 
 
 def test_a_still_that_two_clips_share_does_not_make_them_copies():
     """A title, say: it is in less than half of either clip."""
     title = recording(9, frames=1).repeat(4, 0)
     left, right = (hashes(np.concatenate([recording(seed), title])) for seed in (1, 2))
-    apart, near = copies.compare([left], [right], LIMIT)
-    assert apart[0, 0] > 0.3 and not near.any()
+    assert matching.distance(left, right) > 0.3 and matching.near([left], [right], LIMIT).empty
 
 
 def test_few_frames_are_held_to_the_limit_of_stills():
@@ -174,16 +272,15 @@ def test_few_frames_are_held_to_the_limit_of_stills():
     altered[:, :51] *= -1                                                       # a fifth
     for frames, found in ((1, False), (2, False), (3, True), (9, True)):
         for one, other in ((bits, altered[:frames]), (bits[:frames], altered)):
-            assert copies.compare([one], [other], LIMIT)[1][0, 0] == found
+            assert len(matching.near([one], [other], LIMIT)) == found
 
 
 def resolved(clips, pairs):
     """What comes of clips given as (clip, group, label) that are copies pair by pair."""
     used = pd.DataFrame(clips, columns=["clip", "group", "label"])
-    apart = np.ones((len(clips), len(clips)))
-    for one, two in pairs:
-        apart[one, two] = apart[two, one] = 0.125
-    return used.assign(**copies.resolve(used, apart, apart < 1)).set_index("clip")
+    both = sorted(pairs + [pair[::-1] for pair in pairs])
+    near = pd.DataFrame(both, columns=["one", "other"]).assign(distance=0.125)
+    return used.assign(**copies.resolve(used, near)).set_index("clip")
 
 
 def test_copies_under_two_patients_join_all_their_clips():

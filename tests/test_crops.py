@@ -2,6 +2,7 @@
 
 import base64
 import re
+from fnmatch import fnmatchcase
 from html.parser import HTMLParser
 
 import cv2
@@ -77,6 +78,17 @@ class Page(HTMLParser):
 
 def decoded(uri):
     return cv2.imdecode(np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_a_row_that_names_a_clip_is_not_compared_with_the_others(tmp_path, monkeypatch):
+    """A row for each clip of a large source would else take a comparison for each pair of clips."""
+    compared = []
+    monkeypatch.setattr(given, "fnmatchcase", lambda name, pattern: compared.append(pattern) or fnmatchcase(name, pattern))
+    names = [f"{number}.avi" for number in range(50)]
+    rows = [f"{name},{number},0,20,20" for number, name in enumerate(names)] + ["1?.avi,9,9,9,9"]
+    (tmp_path / "crops.csv").write_text("\n".join(["clip,left,top,width,height", *rows]))
+    found = given.read(tmp_path, names)
+    assert [found[name].box[0] for name in names] == list(range(50)) and set(compared) == {"1?.avi"}
 
 
 def test_a_picture_shows_first_middle_and_last_frame_with_the_outline_of_the_crop():

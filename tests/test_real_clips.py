@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages import extract_frames
-from stages.lib.clips import copies, store, workers
+from stages.lib.clips import copies, matching, store, workers
 from stages.lib.clips.extraction import Recipe
 from stages.lib.clips.hashes import hashes
 from stages.lib.clips.readers import kinds
@@ -140,14 +140,14 @@ def test_the_leak_guard_finds_changed_copies_of_pocus_clips(extracted, tmp_path,
     for clip in clips.iloc[::22].itertuples():
         rewritten(clip, tmp_path / "copy.mp4", change)
         extract_frames.extract(tmp_path / "copy.mp4", math.nan, tmp_path / "copy", [], None, Recipe(3.0, 30, 25.0, 64))
-        apart, near = copies.compare([hashes(np.load(tmp_path / "copy.frames.npy"))], bits, LIMIT)
-        assert near[0, clip.Index] and apart[0].argmin() == clip.Index, (clip.clip, apart[0, clip.Index])
+        near = matching.near([hashes(np.load(tmp_path / "copy.frames.npy"))], bits, LIMIT)
+        assert matching.nearest(near)["other"].tolist() == [clip.Index], clip.clip
 
 
 def test_the_leak_guard_is_silent_on_covid_blues_and_names_the_pairs_of_pocus(extracted):
     tables = {source: extracted[source].clip_table for source in CLIPS}
     bits = {source: copies.store_hashes(Path("data/frames", source), table["clip"]) for source, table in tables.items()}
-    assert not copies.compare(bits["covid_blues"], bits["pocus"], LIMIT)[1].any()
-    near = copies.compare(bits["pocus"], bits["pocus"], LIMIT)[1]
+    assert matching.near(bits["covid_blues"], bits["pocus"], LIMIT).empty
+    near = matching.near_within(bits["pocus"], LIMIT, "pocus").query("one < other")[["one", "other"]].to_numpy()
     patient, names = tables["pocus"]["patient"], tables["pocus"]["clip"].str.rpartition("/")[2]
-    assert {(names[one], names[two]) for one, two in np.argwhere(np.triu(near, 1)) if patient[one] != patient[two]} == ALIKE
+    assert {(names[one], names[two]) for one, two in near if patient[one] != patient[two]} == ALIKE

@@ -51,8 +51,9 @@ def recordings(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, followlinks=True):
         kept = [name for name in folders if not name.startswith(".") and Path(place, name) != folder / "crops"]
         below = [Path(place, name) for name in kept]    # crops/ holds the masks that crops.csv names
-        folders[:] = [path.name for path in below if not _leads_back(path)]
-        found += [path for path in below if path.name not in folders]
+        back = [_leads_back(path) for path in below]
+        folders[:] = [path.name for path, leads in zip(below, back, strict=True) if not leads]
+        found += [path for path, leads in zip(below, back, strict=True) if leads]
         files = [Path(place, name) for name in names if not name.startswith(".")]
         found += [Path(place)] if any(map(is_image, files)) else []
         found += [path for path in files if not is_image(path) and not _is_note(path)]

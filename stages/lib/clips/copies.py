@@ -4,31 +4,21 @@ Frames are compared by their hashes (lib/clips/hashes.py), in any order, so that
 docs/leak_guard.md has the figures.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
-from annotated_types import Ge, Lt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stages.lib.clips import store
-from stages.lib.clips.hashes import BITS, WAVES, hashes
+from stages.lib.clips.hashes import BITS, hashes
+from stages.lib.clips.matching import Limits, near_within, nearest
 from stages.lib.clips.tasks import groups
 from stages.lib.params import block_of, from_params
-
-Distance = Annotated[float, Ge(0), Lt(0.5)]     # 0: frames of equal hash; 0.5: frames that have nothing in common
-SEVERAL = 3  # frames: fewer are no clip, and the agreement of one frame alone is weak evidence
-
-
-class Limits(NamedTuple):
-    """Distances up to which two clips are taken for copies; `stills`: where one of them has fewer than SEVERAL frames."""
-
-    clips: Distance
-    stills: Distance
-
+from stages.lib.running import cache
 
 CopyDistance = block_of(Limits)        # of params.yaml
 
@@ -45,43 +35,21 @@ def limits(copy_distance: dict) -> Limits:
 def store_hashes(folder: str | Path, clips: Sequence[str]) -> list[np.ndarray]:
     """The hashes of each of the named clips of a frame store."""
     data = store.read(folder)
-    rows = data.frame_table.groupby("clip", sort=False)["row"]
-    return [hashes(data.frames[rows.get_group(clip).to_numpy()]) for clip in clips]
+    rows = data.frame_table.set_index("row").groupby("clip", sort=False).groups
+    known = cache.of_room("clips")
+    return [_hashes(data.frames[rows[clip]], known) for clip in clips]
 
 
-def compare(left: list[np.ndarray], right: list[np.ndarray], limit: Limits) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of the clips of `left` from those of `right` [L, R], and which of these pairs are likely copies."""
-    apart = distances(left, right)
-    frames = np.minimum.outer([len(bits) for bits in left], [len(bits) for bits in right])
-    return apart, apart <= np.where(frames < SEVERAL, limit.stills, limit.clips)
-
-
-def distances(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
-    """How far each clip of `left` is from each of `right`, from the hashes of both: float32 [L, R], 0 to 1.
-
-    For each frame of one clip the nearest of the other, mirrored or not, by the share of bits that differ; of these the
-    median: half of the frames of a clip need a counterpart. Of the two directions the smaller, as a copy may be an excerpt.
-    A clip without hashes is at distance 1 from all.
-    """
-    return np.minimum(_one_way(left, right), _one_way(right, left).T)
-
-
-def _one_way(left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
-    """The median over the frames of each left clip of the distance to the nearest frame of each right clip: [L, R]."""
-    result = np.ones((len(left), len(right)), np.float32)
-    filled = [place for place, bits in enumerate(right) if len(bits)]
-    if not filled:
-        return result
-    starts = np.cumsum([0, *(len(right[place]) for place in filled)])[:-1]
-    even = np.arange(1, WAVES**2) % 2 == 0                                      # horizontal frequencies: a mirror keeps these
-    other = np.concatenate([right[place] for place in filled]).T.astype(np.float32)
-    for row, bits in enumerate(left):
-        if len(bits):
-            bits = bits.astype(np.float32)
-            common = bits[:, even] @ other[even] + np.abs(bits[:, ~even] @ other[~even])
-            nearest = np.minimum.reduceat((1 - common / BITS) / 2, starts, axis=1)
-            result[row, filled] = np.median(nearest, axis=0)
-    return result
+def _hashes(frames: np.ndarray, known: cache.Cache | None) -> np.ndarray:
+    """`hashes`, from the cache where these frames were there before."""
+    if not known:
+        return hashes(frames)
+    entry = known.key("hashes", frames.shape, hashlib.blake2b(frames.tobytes()).hexdigest())
+    found = known.get(entry)
+    if found is None:
+        found = {"positive": np.packbits(hashes(frames) > 0, axis=1)}
+        known.put(entry, found)
+    return 2 * np.unpackbits(found["positive"], axis=1, count=BITS).astype(np.int8) - 1
 
 
 def mark(clips: pd.DataFrame, folder: str | Path, limit: Limits) -> pd.DataFrame:
@@ -96,61 +64,69 @@ def mark(clips: pd.DataFrame, folder: str | Path, limit: Limits) -> pd.DataFrame
     """
     clips = clips.assign(copy_of="", group=groups(clips))
     used = clips[clips["left_out"] == ""]
-    bits = store_hashes(folder, used["clip"])
-    apart, near = compare(bits, bits, limit)
-    clips.update(pd.DataFrame(resolve(used, apart, near), index=used.index))
+    near = near_within(store_hashes(folder, used["clip"]), limit, f"{folder}")
+    clips.update(pd.DataFrame(resolve(used, near), index=used.index))
     return clips
 
 
-def resolve(used: pd.DataFrame, apart: np.ndarray, near: np.ndarray) -> dict[str, np.ndarray | list]:
-    """Columns copy_of, group and left_out of clips that have the distances `apart` and are copies where `near` [N, N]."""
+def resolve(used: pd.DataFrame, near: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Columns copy_of, group and left_out of clips [N], of which the pairs `near` (as `near_within` gives them) are copies."""
     names, label, group = used["clip"].to_numpy(), used["label"].to_numpy(), used["group"].to_numpy()
-    near = near & ((group[:, None] != group) | (label[:, None] != label))
-    listed = [[f"{names[j]} (distance {apart[i, j]:.2f})" for j in np.flatnonzero(line)] for i, line in enumerate(near)]
+    near = _unlike(near, group, label)
+    listed = [f"{names[pair.other]} (distance {pair.distance:.2f})" for pair in near.itertuples()]
+    copy_of = pd.Series(listed, dtype=object).groupby(near["one"].to_numpy()).agg("; ".join)
     disputed = _disputed(label, near)
     reason = "copies of one clip have different labels: which is right is unknown"
-    return {"copy_of": ["; ".join(line) for line in listed], "group": _joined(group, near & ~disputed),
-            "left_out": np.where(disputed, reason, "")}
+    return {"copy_of": copy_of.reindex(range(len(used)), fill_value="").to_numpy(),
+            "group": _joined(group, near[~disputed[near["one"]]]), "left_out": np.where(disputed, reason, "")}
 
 
-def pool(used: pd.DataFrame, apart: np.ndarray, near: np.ndarray) -> pd.DataFrame:
+def pool(used: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
     """What copies mean for a pretraining set: they share a group, so that none is trained on while another is held out; where
     their pooled classes differ, all of them lose theirs. Copies in one group that agree on the class are not named.
 
     Args:
         used: clip (a name unique among all sources), group, pooled_class ('' if unlabelled).
-        apart, near: as `compare` returns them for all pairs [N, N].
+        near: the pairs that are copies, as `near_within` gives them.
 
     Returns:
         Columns group, pooled_class, copy_of (the nearest other clip, '' if none), distance (NaN if none), copy_reason.
     """
     group, pooled = used["group"].to_numpy(), used["pooled_class"].to_numpy()
-    near = near & ((group[:, None] != group) | (pooled[:, None] != pooled))
-    alike = near.any(axis=1)
-    nearest = np.where(near, apart, 2).argmin(axis=1)
+    near = _unlike(near, group, pooled)
+    closest = nearest(near).set_index("one").reindex(range(len(used)))
+    alike = closest["other"].notna().to_numpy()
     disputed = _disputed(pooled, near)
     agreed, lost = "looks like another clip of the set", "looks like a clip of another class: neither class is used"
     reason = np.where(disputed, lost, agreed)
     return used.assign(
         group=_joined(group, near),
         pooled_class=used["pooled_class"].where(~disputed, ""),
-        copy_of=np.where(alike, used["clip"].to_numpy()[nearest], ""),
-        distance=np.where(alike, apart[np.arange(len(used)), nearest].astype(float).round(2), np.nan),
+        copy_of=np.where(alike, used["clip"].to_numpy()[closest["other"].fillna(0).astype(int)], ""),
+        distance=closest["distance"].to_numpy(float).round(2),
         copy_reason=np.where(alike, reason, ""),
     )[["group", "pooled_class", "copy_of", "distance", "copy_reason"]]
 
 
-def _disputed(label: np.ndarray, near: np.ndarray) -> np.ndarray:
+def _unlike(near: pd.DataFrame, group: np.ndarray, label: np.ndarray) -> pd.DataFrame:
+    """The pairs whose clips are of two groups or have two labels; the others are harmless."""
+    one, other = near["one"], near["other"]
+    return near[(group[one] != group[other]) | (label[one] != label[other])]
+
+
+def _disputed(label: np.ndarray, near: pd.DataFrame) -> np.ndarray:
     """Which clips have, directly or over others, copies of another label; no label ('') contradicts none. bool [N]."""
-    _, recording = connected_components(near, directed=False)
     known = pd.Series(label).replace("", None)
-    return known.groupby(recording).transform("nunique").to_numpy() > 1
+    return known.groupby(_linked(near["one"], near["other"], len(label))).transform("nunique").to_numpy() > 1
 
 
-def _joined(group: np.ndarray, near: np.ndarray) -> np.ndarray:
+def _joined(group: np.ndarray, near: pd.DataFrame) -> np.ndarray:
     """The groups of clips [N] after those that share copies were joined, named after the first of them."""
-    one, two = np.nonzero(near)
     number, names = pd.factorize(group)
-    links = coo_array((np.ones(len(one)), (number[one], number[two])), shape=(len(names), len(names)))
-    _, merged = connected_components(links, directed=False)
+    merged = _linked(number[near["one"]], number[near["other"]], len(names))
     return pd.Series(names).groupby(merged).transform("first").to_numpy()[number]
+
+
+def _linked(one: Sequence[int], other: Sequence[int], count: int) -> np.ndarray:
+    """Of `count` things that are linked pair by pair: a number for each, the same for those that hang together."""
+    return connected_components(coo_array((np.ones(len(one)), (one, other)), shape=(count, count)), directed=False)[1]

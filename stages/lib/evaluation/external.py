@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stages.lib.clips import copies, store
+from stages.lib.clips import copies, matching, store
 from stages.lib.clips.tasks import Task
 from stages.lib.evaluation.fine_tuning import Recipe, predict
 from stages.lib.evaluation.preparation import TaskClips, TaskFrames, load_frames
@@ -48,12 +48,10 @@ def without_copies(table: pd.DataFrame, outside: Task, clips: TaskClips, limits:
     used, own = table[table["left_out"] == ""], clips.used["clip"].to_numpy()
     bits = [copies.store_hashes(f"data/frames/{source}", names) for source, names in (
         (outside.source, used["clip"]), (clips.task.source, own))]
-    apart, near = copies.compare(*bits, limits)
     table = table.copy()
-    for row in np.flatnonzero(near.any(axis=1)):
-        nearest = np.where(near[row], apart[row], 1).argmin()
-        table.loc[used.index[row], ["copy_of", "left_out"]] = [
-            f"{clips.task.source}/{own[nearest]} (distance {apart[row, nearest]:.2f})", "looks like a clip of the task"]
+    for pair in matching.nearest(matching.near(*bits, limits)).itertuples():
+        table.loc[used.index[pair.one], ["copy_of", "left_out"]] = [
+            f"{clips.task.source}/{own[pair.other]} (distance {pair.distance:.2f})", "looks like a clip of the task"]
     return table
 
 

@@ -110,13 +110,12 @@ def per_clip(values: np.ndarray, frames: TaskFrames) -> np.ndarray:
 
 def outlines(frames: TaskFrames) -> np.ndarray:
     """For each frame the share of pixels in each cell of the grid that are lit in any frame of its clip: [N, SIDE²]."""
-    number = pd.factorize(frames.table["clip"])[0]
     grids = []
-    for clip in range(number.max() + 1):
-        rows = torch.from_numpy((number == clip).nonzero()[0]).to(frames.grey.device)
+    for own in frames.table.groupby("clip", sort=False).indices.values():
+        rows = torch.from_numpy(own).to(frames.grey.device)
         lit = (frames.grey[rows].amax(0, keepdim=True) > DARK).float()                          # 1 x 1 x H x W
         grids.append(F.adaptive_avg_pool2d(lit, SIDE).flatten().cpu().numpy())
-    return np.stack(grids)[number]
+    return np.stack(grids)[pd.factorize(frames.table["clip"])[0]]
 
 
 def histograms(frames: TaskFrames) -> np.ndarray:

@@ -7,6 +7,7 @@
 A clip takes the first row that fits it.
 """
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 
 from stages.lib.params import UserError, require
 
+PATTERN = re.compile(r"[*?[]")       # what fnmatch takes for more than a letter
 BOX = ["left", "top", "width", "height"]
 
 
@@ -48,14 +50,17 @@ def read(folder: Path, clips: Sequence[str]) -> dict[str, Given]:
     complete = "clip" in table and ("mask" in table or set(BOX) <= set(table.columns))
     require(complete and not unknown, f"{path} must have the column clip and left, top, width, height or mask; it has "
             f"{', '.join(table.columns)}")
-    found = {}
+    found, known = {}, set(clips)
     for line, row in enumerate(table.reindex(columns=["clip", "mask", *BOX], fill_value="").to_dict("records"), 2):
         row = {name: value.strip() for name, value in row.items()}
         given = _given(row, folder, f"{path}, line {line}")
-        fitting = [clip for clip in clips if clip == row["clip"] or fnmatchcase(clip, row["clip"])]
+        fitting = [row["clip"]] if row["clip"] in known else []
+        if PATTERN.search(row["clip"]):             # only then, so that a row of each clip is not compared with every clip
+            fitting += [clip for clip in clips if fnmatchcase(clip, row["clip"])]
         require(bool(fitting), f"{path}, line {line}: no clip is named {row['clip']!r}; take an id from clips.csv, or a "
                 "pattern with *")
-        found = dict.fromkeys(fitting, given) | found
+        for clip in fitting:
+            found.setdefault(clip, given)
     return found
 
 

@@ -49,7 +49,8 @@ def open_clip(path: Path) -> Recording:
     if not any(file.stat().st_size for file in files):
         raise Unreadable("the file is empty (0 bytes)")
     if path.is_dir():
-        return images.open_images(files, [file for file in catalogue.files(path) if file not in files])
+        known = set(files)
+        return images.open_images(files, [file for file in catalogue.files(path) if file not in known])
     return _open_file(path)
 
 
