@@ -58,18 +58,17 @@ VIEWS |= {"crop_scale": [0.3, 1.0]}
 # Rates, temperatures and key encoders that are made for a start from ImageNet weights, or for many thousands of steps, would
 # stand still in hundreds. USCL learns without labels here, as the others do.
 FAST = {"optimizer": {"learning_rate": 0.001}}
-FAST_SGD = {"optimizer": {"learning_rate": 0.1}}
+ADAM = {"optimizer": {"name": "adam", "learning_rate": 0.0003}}
 WITH_KEYS = {"temperature": 0.1, "key_momentum": 0.99}
 SHORT = {
     "simclr": FAST | {"temperature": 0.1},
     "uscl": FAST | {"temperature": 0.1, "label_weight": 0.0},
     "meta_uscl": {"temperature": 0.1, "optimizer": {"learning_rate": 0.01}},
-    "ucl": FAST_SGD | WITH_KEYS,
-    "moco_v2": FAST_SGD | WITH_KEYS | {"queue_size": 128},
-    "cycle_contrast": WITH_KEYS | {"queue_size": 128, "optimizer": {"name": "adam", "learning_rate": 0.0003}},
+    "ucl": ADAM | WITH_KEYS,
+    "moco_v2": WITH_KEYS | {"queue_size": 128, "optimizer": {"learning_rate": 0.1}},
+    "cycle_contrast": ADAM | WITH_KEYS | {"queue_size": 128},
     "byol": FAST | {"key_momentum": 0.99},
-    "simsiam": FAST_SGD,
-    "barlow_twins": FAST,
+    "simsiam": ADAM,
     "ivpp": FAST,
     "supervised": FAST,
 }
