@@ -5,7 +5,7 @@ threads: beside a busy process two threads on two cores are slower than one. So 
 the operating system divides them: what others leave free, but no less than an equal part. Several trainings on one machine
 share its cores in this way without knowing of each other.
 
-Results differ by the number of threads in the last digits.
+Results differ by the number of threads: sums are rounded in another order, and a training multiplies the difference.
 """
 
 import math
