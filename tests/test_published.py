@@ -83,8 +83,9 @@ def test_one_step_of_fine_tuning_at_224_px(project, monkeypatch, name):
     block = params["finetune"]
     backbone = Backbone(params["pretrain"]["arch"])
     views = from_params(Views, filled_in(block["views"], "random", backbone), "finetune.views")
-    recipe = Recipe(backbone.arch, "random", block["trainable"], ["a", "b"], 1, block["batch_size"], block["optimizer"], views,
-                    block["frozen_statistics"], **block["head"])
+    settings = {key: value for key, value in block.items() if key in Recipe._fields}
+    recipe = Recipe(**settings | {"arch": backbone.arch, "init": "random", "classes": ["a", "b"], "epochs": 1, "views": views},
+                    **block["head"])
     grey = torch.randint(0, 256, (4, 1, 224, 224), dtype=torch.uint8)
     network, loss = next(fit(recipe, TaskFrames(grey, torch.tensor([0, 1, 0, 1]), pd.DataFrame()), torch.arange(4), 0))
     assert math.isfinite(loss)

@@ -30,8 +30,9 @@ def main(tasks: list[str], epochs: int, trainable: str, arch: str) -> None:
         task = read_task(name, params["tasks"])
         clips = prepare("finetune", task, params["copy_distance"], block["folds"], block["fold_seeds"])
         tests, frames = external.outside_frames(clips, params["copy_distance"]), load_frames(task, clips.used)
-        recipe = Recipe(arch, "random", trainable, task.classes, epochs, block["batch_size"], block["optimizer"], views,
-                        block["frozen_statistics"])
+        settings = {key: value for key, value in block.items() if key in Recipe._fields}
+        recipe = Recipe(**settings | {"arch": arch, "init": "random", "trainable": trainable, "classes": task.classes,
+                                      "epochs": epochs, "views": views})
         networks = {seed: on_all(recipe, frames, seed * block["folds"], name)}
         report(task, tests, external.predictions(networks, tests, task, recipe), params["report"]["confidence"])
 

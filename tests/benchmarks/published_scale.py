@@ -77,9 +77,11 @@ def pretraining(where: torch.device, blocks: dict, views: dict, full: bool) -> f
 
 def finetuning(where: torch.device, settings: dict, full: bool) -> float:
     """Seconds of POCUS's five folds of 100 epochs, the last block alone, the held-out fold predicted after every epoch."""
-    views, optimizer = Views(**settings["views"]), settings["optimizer"]
+    views = Views(**settings["views"])
     classes, rows = ["covid", "pneumonia", "regular"], torch.arange(POCUS_FRAMES, device=where)
-    recipe = Recipe("resnet18", "random", "last_block", classes, POCUS_EPOCHS, BATCH, optimizer, views)
+    given = {key: value for key, value in settings.items() if key in Recipe._fields}
+    recipe = Recipe(**given | {"arch": "resnet18", "init": "random", "trainable": "last_block", "classes": classes,
+                               "epochs": POCUS_EPOCHS, "batch_size": BATCH, "views": views})
     frames = TaskFrames(torch.from_numpy(noise(POCUS_FRAMES)).unsqueeze(1).to(where), rows % len(classes), pd.DataFrame())
 
     def look(network: Classifier, fold: int) -> None:
