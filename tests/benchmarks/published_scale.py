@@ -16,6 +16,7 @@ from stages.lib.clips import store
 from stages.lib.evaluation.fine_tuning import Recipe, fit, predict
 from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.normalisation import RANDOM
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.measures import held_out_loss
 from stages.lib.training.device import generator
@@ -77,7 +78,7 @@ def pretraining(where: torch.device, blocks: dict, views: dict, full: bool) -> f
 
 def finetuning(where: torch.device, settings: dict, full: bool) -> float:
     """Seconds of POCUS's five folds of 100 epochs, the last block alone, the held-out fold predicted after every epoch."""
-    views = Views(**settings["views"])
+    views = Views(**settings["views"] | RANDOM._asdict())
     classes, rows = ["covid", "pneumonia", "regular"], torch.arange(POCUS_FRAMES, device=where)
     given = {key: value for key, value in settings.items() if key in Recipe._fields}
     recipe = Recipe(**given | {"arch": "resnet18", "init": "random", "trainable": "last_block", "classes": classes,
