@@ -52,14 +52,14 @@ def main(
     require(source in known, f"{source!r} is no source: take one of {', '.join(known)}, or add one in stages/sources")
     recipe = Recipe(frame_rate_hz, max_frames_per_clip, assumed_frame_rate_hz, size_px, geometry)
 
-    known = cache.of_room("clips")
+    before = cache.of_room("clips")
     table = import_module(f"stages.sources.{source}").clips(Path("data", collection, source))
     crops = given.read(Path("data", collection, source), table["clip"])
     page = Path("reports", "crops", f"{source}.html")
     with store.replacing(Path("data", "frames", source)) as folder:
-        kept, frames = extract_all(table, folder, source, recipe, crops, page, known)
-    if known:
-        known.trim()
+        kept, frames = extract_all(table, folder, source, recipe, crops, page, before)
+    if before:
+        before.trim()
     rest = f"; {len(table) - kept} left out (see clips.csv)" if kept < len(table) else ""
     print(f"data/frames/{source}: {kept} of {len(table)} clips, {frames:,} frames of {size_px} px{rest}")
 

@@ -35,7 +35,7 @@ from stages.lib.evaluation.external import outside_frames
 from stages.lib.evaluation.fine_tuning import Recipe, Statistics, Trainable
 from stages.lib.evaluation.frozen_probes import FrozenFeatures, Probes
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
-from stages.lib.evaluation.preparation import load_frames, prepare, unfinished_run, write_folds
+from stages.lib.evaluation.preparation import TaskClips, load_frames, prepare, unfinished_run, write_folds
 from stages.lib.networks import checkpoint, clip_features
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.networks.initial import Init
@@ -72,29 +72,26 @@ def main(
     clips = prepare("finetune", task, copy_distance, folds, fold_seeds)
     seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
     trainings = list_trainings(clips, seeds, label_fraction, inner)
-    recipe = Recipe(arch, init, trainable, task.classes, epochs, min_steps, head_first, backbone_rate, batch_size, optimizer,
-                    views, frozen_statistics, **checked(Classifier, head, "finetune.head", {"backbone", "classes"}))
+    head = checked(Classifier, head, "finetune.head", {"backbone", "classes"})
+    recipe = Recipe(arch, init, trainable, task.classes, epochs, min_steps, head_first, backbone_rate, measure_every,
+                    batch_size, optimizer, views, frozen_statistics, **head)
     initial = recipe.network(trainings[0].stream)
     recipe.optimizer_and_schedule(initial, 1)      # a wrong setting stops the run before a frame is read
     tests, frames = outside_frames(clips, copy_distance), load_frames(task, clips.used)
 
     settings = recipe._asdict() | {"views": vars(views), "seeds": seeds, "folds": folds, "fold_seeds": fold_seeds,
                                    "inner_fraction": inner, "label_fraction": label_fraction, "maps": vars(maps),
-                                   "measure_every": measure_every, "copy_distance": copy_distance,
-                                   "device": frames.grey.device.type}
+                                   "copy_distance": copy_distance, "device": frames.grey.device.type}
     resume = unfinished_run("finetune", task, init, settings, ["frames.npy", "clips.csv"])
     maps = maps if maps.possible(initial, frames, recipe) else None
-    predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, measure_every, maps, resume,
-                                                      f"finetune {task.name}")
+    predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, maps, resume, f"finetune {task.name}")
     frozen, once = FrozenFeatures(initial.backbone, frames, views, init == "random"), of_first_seed(trainings)
     probed = probes.predict(frozen, frames.table, task.classes, once)
     floor_rows = floors.predict(clips, frames, once, arch, views, seeds[0])
     networks = {each: on_all(recipe, frames, each * trainings[0].folds, f"finetune {task.name}, all patients, seed {each}")
                 for each in (seeds if tests else seeds[:1])}
-
-    write_folds(task.name, clips)
-    write_tables(task, predictions=table_of(frames, trainings, predicted, task.classes), probes=probed, floors=floor_rows,
-                 finetune=pd.DataFrame(epoch_rows).astype({"held_out_correct": "Int64"}))
+    write_tables(task, clips, predictions=table_of(frames, trainings, predicted, task.classes), probes=probed,
+                 floors=floor_rows, finetune=pd.DataFrame(epoch_rows).astype({"held_out_correct": "Int64"}))
     clip_features.write(f"reports/features/{task.name}", *clip_features.of_clips(frozen.held_out(once), frames.table))
     held_out_maps.write(f"reports/grad_cam/{task.name}", explained, frames.grey.shape[-1])
     external.write(f"reports/external/{task.name}", tests, external.predictions(networks, tests, task, recipe))
@@ -102,8 +99,9 @@ def main(
     resume.remove()
 
 
-def write_tables(task: Task, predictions: pd.DataFrame, **others: pd.DataFrame) -> None:
-    """reports/<name>/<task>.csv for each table, and a printed line that says how many frames are right."""
+def write_tables(task: Task, clips: TaskClips, predictions: pd.DataFrame, **others: pd.DataFrame) -> None:
+    """The folds, reports/<name>/<task>.csv for each table, and a printed line that says how many frames are right."""
+    write_folds(task.name, clips)
     for name, table in {"predictions": predictions, **others}.items():
         store.write_csv(f"reports/{name}/{task.name}.csv", table)
     columns = [f"p_{name}" for name in task.classes]

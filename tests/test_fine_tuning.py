@@ -16,8 +16,8 @@ SGD = {"name": "sgd", "learning_rate": 0.01, "weight_decay": 0.0, "warmup_fracti
 
 def recipe(**given):
     settings = {"arch": "shufflenet_v2_x0_5", "init": "random", "trainable": "all", "classes": ["a", "b"], "epochs": 2,
-                "min_steps": 0, "head_first": 0.0, "backbone_rate": 1.0, "batch_size": 4, "optimizer": SGD, "views": VIEWS,
-                "frozen_statistics": "fixed"}
+                "min_steps": 0, "head_first": 0.0, "backbone_rate": 1.0, "measure_every": 1, "batch_size": 4,
+                "optimizer": SGD, "views": VIEWS, "frozen_statistics": "fixed"}
     return Recipe(**settings | given)
 
 

@@ -50,13 +50,11 @@ def of_first_seed(trainings: list[Training]) -> list[Training]:
 
 
 def cross_validate(
-    recipe: Recipe, frames: TaskFrames, trainings: list[Training], measure_every: int, maps: HeldOutMaps | None, resume: Resume,
-    name: str,
-) -> tuple[dict[int, torch.Tensor], list[dict], list[dict]]:  # fmt: skip
+    recipe: Recipe, frames: TaskFrames, trainings: list[Training], maps: HeldOutMaps | None, resume: Resume, name: str
+) -> tuple[dict[int, torch.Tensor], list[dict], list[dict]]:
     """Train and predict every fold that `resume` does not hold yet.
 
     Args:
-        measure_every: as in `train_fold`.
         maps: makes Grad-CAM maps with the networks of the first division and seed; None for no maps.
         name: of the run, printed beside the progress.
 
@@ -71,7 +69,7 @@ def cross_validate(
     progress = Progress(name, passes, len(rows))
     for training, places in list(zip(trainings, all_places, strict=True))[len(predicted):]:
         division, seed, fold, *_ = training
-        network, probabilities, lines = train_fold(recipe, frames, training, places, measure_every, progress)
+        network, probabilities, lines = train_fold(recipe, frames, training, places, progress)
         first = maps is not None and (division, seed) == (trainings[0].division, trainings[0].seed)
         explained = maps.of_fold(network, frames, places["held_out"], probabilities, recipe) if first else []
         predicted.append(probabilities.cpu())
@@ -82,18 +80,16 @@ def cross_validate(
 
 
 def train_fold(
-    recipe: Recipe, frames: TaskFrames, training: Training, places: dict[str, torch.Tensor], measure_every: int,
-    progress: Progress,
-) -> tuple[Classifier, torch.Tensor, list[dict]]:  # fmt: skip
+    recipe: Recipe, frames: TaskFrames, training: Training, places: dict[str, torch.Tensor], progress: Progress
+) -> tuple[Classifier, torch.Tensor, list[dict]]:
     """Train one network and predict its held-out frames with the kept weights (`is_kept`).
 
     Args:
         places: the row numbers of each part's frames (`rows_of`).
-        measure_every: epochs between two counts of the held-out frames that the network gets right.
 
     Returns:
         The network; class probabilities [n, classes] of the held-out frames; a row per epoch: epoch, loss, inner_loss,
-        held_out_frames, held_out_correct (None where nothing was counted; the kept epoch always has a count).
+        held_out_frames, held_out_correct (None but in every `recipe.measure_every`-th epoch and in the kept one).
 
     Raises:
         UserError: outputs are not finite.
@@ -110,7 +106,7 @@ def train_fold(
     for network, loss in fit(recipe, frames, places["training"], training.stream):
         rows.append({"epoch": len(rows), "loss": loss, "inner_loss": inner_loss(network, frames, places["inner"], recipe.views),
                      "held_out_correct": None, "held_out_frames": len(places["held_out"])})
-        if len(rows) % measure_every == 0:
+        if len(rows) % recipe.measure_every == 0:
             rows[-1]["held_out_correct"] = held_out()[1]
         if is_kept([row["inner_loss"] for row in rows], passes, len(places["inner"]) > 0):
             kept = rows[-1], {name: value.clone() for name, value in network.state_dict().items()}

@@ -32,6 +32,7 @@ class Recipe(NamedTuple):
     min_steps: int
     head_first: float
     backbone_rate: float
+    measure_every: int
     batch_size: int
     optimizer: dict
     views: Views
