@@ -29,6 +29,7 @@ FREE = ("methods", "tasks", "assemble_us4.classes")      # mappings whose keys a
 # What is no mistake: (name of the change, pattern of the key).
 FINE = [(change, re.compile(pattern)) for change, pattern in (
     ("zero", "seed|copy_distance.(clips|stills)|(finetune|segment).fold_seed|report.worst_clips|finetune.grad_cam.per_fold"),
+    ("zero", "finetune.(min_steps|head_first)"),
     ("zero", r".*\.(weight_decay|warmup_fraction|constant_fraction|key_momentum|label_weight|dropout|.*_from)"),
     ("zero", r"methods\..*\.label_fraction"),
     ("zero", r".*\.(.*_probability|brightness|contrast|mean|support_fraction|rotation_degrees|shear_degrees|local_contrast)"),
