@@ -13,13 +13,16 @@ of all results that are there.
 """
 
 import argparse
-import json
 import os
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -28,6 +31,7 @@ from stages import assemble_us4, pretrain
 from stages.lib.clips import store
 from stages.lib.clips.tasks import read_task
 from stages.lib.evaluation import intervals, scores
+from stages.lib.evaluation.comparison import class_names
 from stages.lib.evaluation.cross_validation import cross_validate, list_trainings, table_of
 from stages.lib.evaluation.fine_tuning import Recipe
 from stages.lib.evaluation.floors import C, per_clip
@@ -51,15 +55,20 @@ STEPS, BATCH = 2000, 64
 VIEWS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.8, 1.25], "flip_probability": 0.5, "brightness": 0.4, "contrast": 0.4,
          "jitter_probability": 1.0, "blur_probability": 0.0, "solarize_probability": 0.0}
 METHODS = ("simclr", "uscl", "meta_uscl", "ucl", "ivpp", "supervised")
+DEFAULT = "_default"
 DIVISIONS = list(range(10, 15))
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 LABELS = 0.25
 FINE_TUNING = {"epochs": 15, "min_steps": 200, "head_first": 0.0, "backbone_rate": 1.0, "trainable": "all"}
+FINE_TUNED = ("pocus", "breast")
 SAMPLES = 5000
+COLOURS = [f"C{number}" for number in range(10)] + ["black", "gold", "navy"]
 
 
 def block_of(method: str) -> dict:
-    """The method's block: params.yaml, the settings of short runs, and the views of this study."""
+    """The method's block of params.yaml with this study's settings; of <method>_default without them."""
+    if method.endswith(DEFAULT):
+        return PARAMS["methods"][method.removesuffix(DEFAULT)]
     block = dict(PARAMS["methods"][method])
     short = {key: value for key, value in SHORT.get(method, {}).items() if key != "label_weight"}
     for key, value in (short | {"views": VIEWS}).items():
@@ -81,17 +90,19 @@ def assemble(out: Path, name: str) -> Path:
     return folder / "data/us4"
 
 
-def pretrained(out: Path, name: str, method: str, seed: int, steps: int) -> Path:
+def pretrained(out: Path, name: str, method: str, seed: int) -> Path:
     """The weights of a method on a set, made by the stage itself where they are not there yet."""
-    folder, us4 = out / name / f"{method}_{steps}_{seed}", assemble(out, name).absolute()
+    folder, us4 = out / name / f"{method}_{seed}", assemble(out, name).absolute()
     weights = folder / "models/pretrained.safetensors"
     if not weights.exists():
         (folder / "data").mkdir(parents=True, exist_ok=True)
         if not (folder / "data/us4").exists():
             (folder / "data/us4").symlink_to(us4)
         with inside(folder):
-            pretrain.main(seed=seed, method=method, arch=ARCH, init="random", epochs=20, batch_size=BATCH,
-                          steps_per_epoch=steps // 20, measure_every=20, methods={method: block_of(method)}, views=PARAMS["views"])
+            plain = method.removesuffix(DEFAULT)
+            pretrain.main(seed=seed, method=plain, arch=ARCH, init="random", epochs=20, batch_size=BATCH,
+                          steps_per_epoch=STEPS // 20, measure_every=20, methods={plain: block_of(method)},
+                          views=PARAMS["views"])
     return weights
 
 
@@ -134,7 +145,7 @@ def probe(data: tuple, arch: str, init: str, seed: int, calibrate: bool) -> pd.D
     return pd.concat(found, ignore_index=True).round(6)
 
 
-def fine_tune(data: tuple, init: str, seed: int, division: int, folder: Path) -> pd.DataFrame:
+def fine_tune(data: tuple, init: str, seed: int, division: int, resume: Path) -> pd.DataFrame:
     """Predictions of the held-out clips of a division by networks fine-tuned on LABELS of the patients."""
     task, clips, frames = data
     settings = PARAMS["finetune"] | FINE_TUNING
@@ -142,13 +153,13 @@ def fine_tune(data: tuple, init: str, seed: int, division: int, folder: Path) ->
                     settings["head_first"], settings["backbone_rate"], 1000, settings["batch_size"], settings["optimizer"],
                     views_of(init, ARCH), settings["frozen_statistics"])
     trainings = [each for each in list_trainings(clips, [seed], LABELS, 0.0) if each.division == str(division)]
-    resume = Resume(folder / f"{task.name}.resume", {"recipe": str(recipe), "seed": seed, "division": division}, [])
+    resume = Resume(resume, {"recipe": str(recipe), "seed": seed, "division": division}, [])
     predicted, _, _ = cross_validate(recipe, frames, trainings, None, resume, f"{task.name} {division}")
     resume.remove()
     return scores.clip_level(table_of(frames, trainings, predicted, task.classes)).assign(fraction=LABELS)
 
 
-def kept(path: Path, make) -> None:
+def kept(path: Path, make: Callable[[], pd.DataFrame]) -> None:
     """Write the table that `make` returns, unless it is there."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,43 +167,113 @@ def kept(path: Path, make) -> None:
         print(path, flush=True)
 
 
-def run(out: Path, sets: list[str], methods: list[str], seeds: list[int], given: argparse.Namespace) -> None:
-    """Make what is missing in `out`."""
-    for name in sets:
-        for method in methods:
-            for seed in seeds:
-                pretrained(out, name, method, seed, given.steps)
-        for task in SETS[name][1]:
-            if task.endswith("_beams") and not given.beams or given.tasks and task not in given.tasks:
-                continue
+def frozen_rows(weights: dict[str, Path], imagenet: Path | None) -> dict[str, tuple[str, str, bool]]:
+    """Rows of frozen features: name → architecture, initial weights, whether the statistics are set."""
+    rows = {f"random{end} {arch}": (arch, "random", not end)
+            for arch in (ARCH, "resnet18", "mobilenet_v2") for end in ("", "_uncalibrated")}
+    if imagenet:
+        rows |= {"imagenet mobilenet_v2": ("mobilenet_v2", str(imagenet), False)}
+    return rows | {f"{method} {ARCH}": (ARCH, str(path), False) for method, path in weights.items()}
+
+
+def run(given: argparse.Namespace) -> None:
+    """Make what is missing in `given.out`."""
+    for name, seed in product(given.sets, given.seeds):
+        weights = {method: pretrained(given.out, name, method, seed) for method in given.methods}
+        tasks = [task for task in SETS[name][1] if given.beams or not task.endswith("_beams")]
+        for task in given.tasks if given.tasks is not None else tasks:
             data = task_frames(task, given.beams)
-            for seed in seeds:
-                rows = {"random": (ARCH, "random", True), "random_uncalibrated": (ARCH, "random", False),
-                        "resnet18_random": ("resnet18", "random", True),
-                        "resnet18_random_uncalibrated": ("resnet18", "random", False)}
-                if given.imagenet:
-                    rows |= {"imagenet": ("mobilenet_v2", str(given.imagenet), False), "mobilenet_v2_random": ("mobilenet_v2", "random", True)}
-                weights = {method: str(pretrained(out, name, method, seed, given.steps)) for method in methods}
-                for row, (arch, init, calibrate) in (rows | {method: (ARCH, init, False) for method, init in weights.items()}).items():
-                    row = row if given.steps == STEPS or row not in weights else f"{row}_{given.steps}"
-                    kept(out / "probes" / task / f"{row}_{seed}.csv", lambda a=arch, i=init, c=calibrate: probe(data, a, i, seed, c))
-                for row in given.fine_tune if task in ("pocus", "breast") else []:
-                    for division in DIVISIONS:
-                        kept(out / "finetuned" / task / f"{row}_{division}_{seed}.csv", lambda r=row, d=division: fine_tune(
-                            data, weights.get(r, "random"), seed, d, out))
+            for row, (arch, init, calibrate) in frozen_rows(weights, given.imagenet).items():
+                kept(given.out / "frozen" / task / f"{row} {seed}.csv", partial(probe, data, arch, init, seed, calibrate))
+            for row, division in product(given.fine_tune, DIVISIONS if task in FINE_TUNED else []):
+                path = given.out / "finetuned" / task / f"{row} {ARCH} {division} {seed}.csv"
+                init = str(weights.get(row, "random"))
+                kept(path, partial(fine_tune, data, init, seed, division, path.with_suffix(".resume")))
+
+
+def results(folder: Path) -> dict[str, pd.DataFrame]:
+    """The predictions of each row of a folder, of all its divisions and seeds."""
+    found = {}
+    for path in sorted(folder.glob("*.csv")):
+        row = " ".join(path.stem.split(" ")[:2])
+        found.setdefault(row, []).append(pd.read_csv(path, dtype={"clip": str, "patient": str, "group": str, "label": str}))
+    return {row: pd.concat(parts, ignore_index=True) for row, parts in found.items()}
+
+
+def table(out: Path) -> pd.DataFrame:
+    """A line per kind of evaluation, task, fraction of the labels and row.
+
+    The difference is that to random weights of the same architecture, with or without set statistics, whichever is better at
+    this fraction; in the runs (division and seed) that both have. Its interval is corrected (Bonferroni) for the number of
+    rows with other weights. detectable: with 80 % power, so corrected.
+    """
+    lines = []
+    for folder in sorted(out.glob("f*/*")):
+        found = {key: part for row, whole in results(folder).items() for key, part in by_fraction(row, whole)}
+        rows = {row for row, _ in found if not row.startswith("random")}
+        for (row, fraction), part in found.items():
+            values = accuracies(part)
+            line = {"evaluation": folder.parent.name, "task": folder.name, "fraction": fraction, "row": row,
+                    "accuracy": values.mean(), "sd": values.std(ddof=1), "runs": len(values)}
+            if row in rows:
+                runs, arch = part[["division", "seed"]].drop_duplicates(), row.split(" ")[1]
+                names = [(f"random{end} {arch}", fraction) for end in ("", "_uncalibrated")]
+                others = [found[name].merge(runs) for name in names if name in found]
+                line |= against(max(others, key=lambda other: accuracies(other).mean()), part, 1 - 0.05 / len(rows))
+            lines.append(line)
+    return pd.DataFrame(lines).sort_values(["evaluation", "task", "row", "fraction"], ignore_index=True)
+
+
+def by_fraction(row: str, whole: pd.DataFrame) -> list[tuple[tuple[str, float], pd.DataFrame]]:
+    """((row, fraction), its part of the predictions) for each fraction."""
+    return [((row, fraction), part) for fraction, part in whole.groupby("fraction")]
+
+
+def accuracies(part: pd.DataFrame) -> np.ndarray:
+    """Balanced accuracy of each run."""
+    return scores.balanced_accuracies(part, class_names(part))
+
+
+def against(baseline: pd.DataFrame, part: pd.DataFrame, confidence: float) -> dict[str, float]:
+    """The difference to the baseline with its interval, paired over patients."""
+    counts = [scores.outcome_counts(each, class_names(part)) for each in (baseline, part)]
+    low, high = intervals.paired_interval(*counts, SAMPLES, confidence, 0)
+    return {"difference": accuracies(part).mean() - accuracies(baseline).mean(), "low": low, "high": high,
+            "detectable": intervals.detectable_difference(*counts, SAMPLES, confidence, 0)}
+
+
+def picture(lines: pd.DataFrame, path: Path) -> None:
+    """Balanced accuracy of frozen features against the share of labelled patients, a panel per task."""
+    lines = lines[lines["evaluation"] == "frozen"]
+    tasks = lines["task"].unique()
+    figure = Figure(figsize=(3.1 * len(tasks), 3.6), layout="constrained")
+    for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
+        for (row, part), colour in zip(lines[lines["task"] == task].groupby("row"), COLOURS, strict=False):
+            axes.errorbar(100 * part["fraction"], part["accuracy"], part["sd"], label=row.replace("_", " "), color=colour,
+                          linestyle="--" if row.startswith("random") else "-", linewidth=1, elinewidth=0.5)
+        axes.set(title=task, xlabel="labelled patients, %", xscale="log", xticks=[5, 10, 25, 50, 100])
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.minorticks_off()
+    figure.axes[0].set_ylabel("balanced accuracy")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.study", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=lambda text: Path(text).absolute(), required=True)
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
-    parser.add_argument("--tasks", nargs="*", default=[])
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--fine-tune", nargs="*", default=[], help="rows to fine-tune: random and methods")
+    parser.add_argument("--tasks", nargs="*", help="of the set; all, if not given")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--fine-tune", nargs="*", default=[], help="rows to fine-tune, too: random and methods")
     parser.add_argument("--imagenet", type=Path, help="file of MobileNetV2's weights")
     parser.add_argument("--beams", type=Path, help="folder whose data/frames/pocus was extracted as beams")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
-    run(given.out.absolute(), given.sets, given.methods, given.seeds, given)
+    run(given)
+    lines = table(given.out)
+    if len(lines):
+        store.write_csv(given.out / "study.csv", lines.round(4))
+        picture(lines, given.out / "label_efficiency.png")
+        print(lines.round(3).to_string(index=False))
