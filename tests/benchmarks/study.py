@@ -5,7 +5,7 @@
 Run it in a folder with data/frames of the four sources (`dvc repro extract_frames` makes them). SETS says which two sources
 train the backbone and which tasks of the other two ask about it. Frozen weights are judged by a logistic regression on the
 mean features of a clip, as the floor `random_features`, for FRACTIONS of the labelled patients. `--fine-tune` trains all
-layers on LABELS of the patients, for POCUS and BUSI. The divisions into folds are DIVISIONS: the settings here were chosen on
+layers on LABELS of the patients, for FINE_TUNED tasks. The divisions into folds are DIVISIONS: the settings here were chosen on
 others. Seeds: of the initial and pretrained weights, and of the draw of labelled patients.
 
 Everything is kept in --out, one file per result, so that a second call goes on; `study.csv` and `label_efficiency.png` are made
@@ -13,6 +13,7 @@ of all results that are there.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -60,9 +62,8 @@ DIVISIONS = list(range(10, 15))
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 LABELS = 0.25
 FINE_TUNING = {"epochs": 15, "min_steps": 200, "head_first": 0.0, "backbone_rate": 1.0, "trainable": "all"}
-FINE_TUNED = ("pocus", "breast")
+FINE_TUNED = ("pocus", "breast", "gallbladder_ba")
 SAMPLES = 5000
-COLOURS = [f"C{number}" for number in range(10)] + ["black", "gold", "navy"]
 
 
 def block_of(method: str) -> dict:
@@ -209,12 +210,13 @@ def table(out: Path) -> pd.DataFrame:
     """
     lines = []
     for folder in sorted(out.glob("f*/*")):
-        found = {key: part for row, whole in results(folder).items() for key, part in by_fraction(row, whole)}
-        rows = {row for row, _ in found if not row.startswith("random")}
+        tables = results(folder)
+        found = {(row, fraction): part for row in tables for fraction, part in tables[row].groupby("fraction")}
+        rows = {row for row in tables if not row.startswith("random")}
         for (row, fraction), part in found.items():
             values = accuracies(part)
             line = {"evaluation": folder.parent.name, "task": folder.name, "fraction": fraction, "row": row,
-                    "accuracy": values.mean(), "sd": values.std(ddof=1), "runs": len(values)}
+                    "accuracy": values.mean(), "sd": pd.Series(values).std(), "runs": len(values)}
             if row in rows:
                 runs, arch = part[["division", "seed"]].drop_duplicates(), row.split(" ")[1]
                 names = [(f"random{end} {arch}", fraction) for end in ("", "_uncalibrated")]
@@ -222,11 +224,6 @@ def table(out: Path) -> pd.DataFrame:
                 line |= against(max(others, key=lambda other: accuracies(other).mean()), part, 1 - 0.05 / len(rows))
             lines.append(line)
     return pd.DataFrame(lines).sort_values(["evaluation", "task", "row", "fraction"], ignore_index=True)
-
-
-def by_fraction(row: str, whole: pd.DataFrame) -> list[tuple[tuple[str, float], pd.DataFrame]]:
-    """((row, fraction), its part of the predictions) for each fraction."""
-    return [((row, fraction), part) for fraction, part in whole.groupby("fraction")]
 
 
 def accuracies(part: pd.DataFrame) -> np.ndarray:
@@ -242,15 +239,27 @@ def against(baseline: pd.DataFrame, part: pd.DataFrame, confidence: float) -> di
             "detectable": intervals.detectable_difference(*counts, SAMPLES, confidence, 0)}
 
 
+def markdown(lines: pd.DataFrame, evaluation: str, fraction: float) -> str:
+    """The rows against the tasks: balanced accuracy, difference to random weights (corrected interval)."""
+    lines = lines[(lines["evaluation"] == evaluation) & (lines["fraction"] == fraction)]
+    cells = lines["accuracy"].map("{:.3f}".format) + lines["sd"].map(" ± {:.3f}".format).mask(lines["sd"].isna(), "")
+    gains = [f"; {line.difference:+.3f} ({line.low:+.3f} to {line.high:+.3f}){' *' if line.low > 0 else ''}"
+             if math.isfinite(line.low) else "" for line in lines.itertuples()]
+    wide = lines.assign(cell=cells + gains).pivot(index="row", columns="task", values="cell").fillna("")
+    rows = [["row", *wide.columns], ["---"] * (1 + wide.shape[1]), *wide.reset_index().to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def picture(lines: pd.DataFrame, path: Path) -> None:
     """Balanced accuracy of frozen features against the share of labelled patients, a panel per task."""
     lines = lines[lines["evaluation"] == "frozen"]
-    tasks = lines["task"].unique()
-    figure = Figure(figsize=(3.1 * len(tasks), 3.6), layout="constrained")
+    tasks, rows = lines["task"].unique(), lines["row"].unique()
+    colours = dict(zip(rows, colormaps["tab20"](np.linspace(0, 1, len(rows))), strict=True))
+    figure = Figure(figsize=(3.1 * len(tasks), 3.8), layout="constrained")
     for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
-        for (row, part), colour in zip(lines[lines["task"] == task].groupby("row"), COLOURS, strict=False):
-            axes.errorbar(100 * part["fraction"], part["accuracy"], part["sd"], label=row.replace("_", " "), color=colour,
-                          linestyle="--" if row.startswith("random") else "-", linewidth=1, elinewidth=0.5)
+        for row, part in lines[lines["task"] == task].groupby("row"):
+            axes.errorbar(100 * part["fraction"], part["accuracy"], part["sd"], label=row.replace("_", " "), color=colours[row],
+                          linestyle="--" if row.startswith("random") else "-", linewidth=1.3, elinewidth=0.5)
         axes.set(title=task, xlabel="labelled patients, %", xscale="log", xticks=[5, 10, 25, 50, 100])
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.minorticks_off()
@@ -276,4 +285,6 @@ if __name__ == "__main__":
     if len(lines):
         store.write_csv(given.out / "study.csv", lines.round(4))
         picture(lines, given.out / "label_efficiency.png")
-        print(lines.round(3).to_string(index=False))
+        for evaluation, fraction in product(("frozen", "finetuned"), (LABELS, 1.0)):
+            if ((lines["evaluation"] == evaluation) & (lines["fraction"] == fraction)).any():
+                print(f"\n{evaluation}, {fraction:.0%} of the labelled patients\n\n{markdown(lines, evaluation, fraction)}")
