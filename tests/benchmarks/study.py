@@ -251,21 +251,27 @@ def markdown(lines: pd.DataFrame, evaluation: str, fraction: float) -> str:
 
 
 def picture(lines: pd.DataFrame, path: Path) -> None:
-    """Balanced accuracy of frozen features against the share of labelled patients, a panel per task."""
+    """Balanced accuracy of frozen features against the share of labelled patients, a panel per task; random rows in grey."""
     lines = lines[lines["evaluation"] == "frozen"]
-    tasks, rows = lines["task"].unique(), lines["row"].unique()
-    colours = dict(zip(rows, colormaps["tab20"](np.linspace(0, 1, len(rows))), strict=True))
-    figure = Figure(figsize=(3.1 * len(tasks), 3.8), layout="constrained")
-    for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
-        for row, part in lines[lines["task"] == task].groupby("row"):
+    tasks, rows = list(lines["task"].unique()), sorted(lines["row"].unique(), key=lambda row: row.startswith("random"))
+    grey = [row for row in rows if row.startswith("random")]
+    colours = {row: colormaps["tab10"](number) for number, row in enumerate(rows)}
+    colours |= {row: colormaps["Greys"](0.3 + 0.7 * number / max(1, len(grey))) for number, row in enumerate(grey)}
+    figure = Figure(figsize=(10, 3.6 * -(-(len(tasks) + 1) // 3)), layout="constrained")
+    panels = figure.subplots(-(-(len(tasks) + 1) // 3), 3, squeeze=False).flatten()
+    for axes, task in zip(panels, tasks, strict=False):
+        for row in rows:
+            part = lines[(lines["task"] == task) & (lines["row"] == row)]
             axes.errorbar(100 * part["fraction"], part["accuracy"], part["sd"], label=row.replace("_", " "), color=colours[row],
-                          linestyle="--" if row.startswith("random") else "-", linewidth=1.3, elinewidth=0.5)
-        axes.set(title=task, xlabel="labelled patients, %", xscale="log", xticks=[5, 10, 25, 50, 100])
+                          linestyle="--" if row in grey else "-", linewidth=1 if row in grey else 1.6, elinewidth=0.5)
+        axes.set(title=task, xlabel="labelled patients, %", ylabel="balanced accuracy", xscale="log",
+                 xticks=[5, 10, 25, 50, 100])
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.minorticks_off()
-    figure.axes[0].set_ylabel("balanced accuracy")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    for axes in panels[len(tasks):]:
+        axes.set_axis_off()
+    panels[len(tasks)].legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":
