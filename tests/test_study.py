@@ -1,5 +1,8 @@
 """The study of pretraining: no method sees a task's source, and rows are compared with the better random row, paired."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,3 +76,10 @@ def test_seeds_are_joined_and_fractions_stay_apart(tmp_path):
     assert lines["accuracy"].tolist() == pytest.approx([0.625, 1.0], abs=0.05)
     study.picture(lines, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_a_row_to_fine_tune_that_was_not_pretrained_is_refused(tmp_path):
+    """It must not be fine-tuned from random weights under the method's name."""
+    command = [sys.executable, "-m", "tests.benchmarks.study", "--out", tmp_path, "--methods", "simclr", "--fine-tune", "ivpp"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "--fine-tune names ivpp" in done.stderr

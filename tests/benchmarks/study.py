@@ -3,13 +3,13 @@
     python -m tests.benchmarks.study --out /tmp/study [--sets a b] [--methods simclr uscl] [--seeds 0] [--fine-tune simclr]
 
 Run it in a folder with data/frames of the four sources (`dvc repro extract_frames` makes them). SETS says which two sources
-train the backbone and which tasks of the other two ask about it. Frozen weights are judged by a logistic regression on the
+train the backbone, and on which tasks of the other two it is tested. Frozen weights are judged by a logistic regression on the
 mean features of a clip, as the floor `random_features`, for FRACTIONS of the labelled patients. `--fine-tune` trains all
 layers on LABELS of the patients, for FINE_TUNED tasks. The divisions into folds are DIVISIONS: the settings here were chosen on
 others. Seeds: of the initial and pretrained weights, and of the draw of labelled patients.
 
-Everything is kept in --out, one file per result, so that a second call goes on; `study.csv` and `label_efficiency.png` are made
-of all results that are there.
+Everything is kept in --out, one file per result, so that a second call goes on: take another folder after changing a setting.
+`study.csv` and `label_efficiency.png` are made of all results that are there.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def run(given: argparse.Namespace) -> None:
                 kept(given.out / "frozen" / task / f"{row} {seed}.csv", partial(probe, data, arch, init, seed, calibrate))
             for row, division in product(given.fine_tune, DIVISIONS if task in FINE_TUNED else []):
                 path = given.out / "finetuned" / task / f"{row} {ARCH} {division} {seed}.csv"
-                init = str(weights.get(row, "random"))
+                init = "random" if row == "random" else str(weights[row])
                 kept(path, partial(fine_tune, data, init, seed, division, path.with_suffix(".resume")))
 
 
@@ -285,6 +285,9 @@ if __name__ == "__main__":
     parser.add_argument("--imagenet", type=Path, help="file of MobileNetV2's weights")
     parser.add_argument("--beams", type=Path, help="folder whose data/frames/pocus was extracted as beams")
     given = parser.parse_args()
+    unknown = set(given.fine_tune) - {"random", *given.methods}
+    if unknown:
+        parser.error(f"--fine-tune names {', '.join(sorted(unknown))}; choose from random and --methods")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     run(given)
     lines = table(given.out)
