@@ -67,9 +67,9 @@ def write_us4(folder, clips, size_px=32, seed=0):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """An empty folder that the stages take for the project's root."""
+    """An empty folder that the stages take for the project's root. They compute on the CPU unless SONOPAIR_DEVICE says cuda."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SONOPAIR_DEVICE", "cpu")
+    monkeypatch.setenv("SONOPAIR_DEVICE", os.environ.get("SONOPAIR_DEVICE", "cpu"))
     monkeypatch.setenv("SONOPAIR_CACHE_GIB", "0")           # each test computes what it looks at
     return tmp_path
 

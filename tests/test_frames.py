@@ -80,5 +80,4 @@ def test_the_loss_curve_is_the_same_from_the_device_and_from_the_host(workspace,
                       measure_every=3, methods={method: small(BLOCKS[method]) | {"keep": "last_epoch"}},
                       views=PUBLISHED)
         curves[where] = pd.read_csv("reports/pretrain.csv")
-    # kernels of cuDNN need not add in the same order twice
-    pd.testing.assert_frame_equal(curves["device"], curves["host"], rtol=1e-2)
+    pd.testing.assert_frame_equal(curves["device"], curves["host"], check_exact=True)

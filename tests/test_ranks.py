@@ -276,6 +276,39 @@ def test_a_killed_run_of_two_processes_goes_on_with_the_same_result(folder, shar
     assert (folder / "models/pretrained.safetensors").read_bytes() == shared[3]
 
 
+NCCL = '''
+import json, sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from stages import pretrain
+from stages.lib.training import distributed
+
+with distributed.group(pretrain.device()):
+    if torch.distributed.is_initialized():
+        values = torch.arange(6.0, device="cuda", requires_grad=True)
+        total = distributed._Sum.apply(values**2)
+        total.sum().backward()
+        assert torch.equal(total, values**2) and torch.equal(values.grad, 2 * values)
+        distributed.loss_of = lambda method: DistributedDataParallel(distributed._Loss(method), [0], forward_sync_buffers=False)
+    pretrain.main(**json.loads(sys.argv[1]))
+'''
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_rank_whose_gradients_pass_nccl_ends_with_the_weights_of_a_run_without_it(workspace):
+    write_us4(workspace / "data/us4", CLIPS)
+    (workspace / "nccl.py").write_text(NCCL)
+    command, found = torchrun("nccl.py", json.dumps(SETTINGS), SONOPAIR_DEVICE="cuda:0"), []
+    command[0][command[0].index("2")] = "1"
+    for words in ([sys.executable, *command[0][-2:]], command[0]):
+        done = subprocess.run(words, env=command[1], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(result(workspace))
+    assert all(torch.equal(found[0][0][name], found[1][0][name]) for name in found[0][0])
+    pd.testing.assert_frame_equal(found[0][1], found[1][1], check_exact=True)
+
+
 def test_nothing_is_started_without_options(monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))

@@ -5,8 +5,8 @@
 Run it in a folder with data/frames of the four sources (`dvc repro extract_frames` makes them). SETS says which two sources
 train the backbone, and on which tasks of the other two it is tested. Frozen weights are judged by a logistic regression on the
 mean features of a clip, as the floor `random_features`, for FRACTIONS of the labelled patients. `--fine-tune` trains all
-layers on LABELS of the patients, for FINE_TUNED tasks. The divisions into folds are DIVISIONS: the settings here were chosen on
-others. Seeds: of the initial and pretrained weights, and of the draw of labelled patients.
+layers, for FINE_TUNED tasks, on `--labels` of the patients. The divisions into folds are DIVISIONS: the settings here were
+chosen on others. Seeds: of the initial and pretrained weights, and of the draw of labelled patients.
 
 Everything is kept in --out, one file per result, so that a second call goes on: take another folder after changing a setting.
 `study.csv` and `label_efficiency.png` are made of all results that are there.
@@ -39,7 +39,7 @@ from stages.lib.evaluation.fine_tuning import Recipe
 from stages.lib.evaluation.floors import C, per_clip
 from stages.lib.evaluation.frozen_probes import features, set_statistics
 from stages.lib.evaluation.preparation import load_frames, prepare
-from stages.lib.networks.backbone import Backbone
+from stages.lib.networks.backbone import ARCHS, Backbone
 from stages.lib.networks.initial import initialise
 from stages.lib.networks.normalisation import filled_in
 from stages.lib.training.resume import Resume
@@ -53,7 +53,7 @@ SETS = {"a": (["covid_blues", "gallbladder_ba"], ["pocus", "pocus_beams", "breas
 CLASSES = {"a": {name: [f"gallbladder_ba/{name}"] for name in ("normal", "biliary_atresia")},
            "b": {f"lung_{name}": [f"pocus/{name}"] for name in ("covid", "pneumonia", "regular")}
            | {f"breast_{name}": [f"breast/{name}"] for name in ("benign", "malignant", "normal")}}
-STEPS, BATCH = 2000, 64
+BATCH, EPOCHS = 64, 20
 VIEWS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.8, 1.25], "flip_probability": 0.5, "brightness": 0.4, "contrast": 0.4,
          "jitter_probability": 1.0, "blur_probability": 0.0, "solarize_probability": 0.0}
 METHODS = ("simclr", "uscl", "meta_uscl", "ucl", "ivpp", "supervised")
@@ -91,7 +91,7 @@ def assemble(out: Path, name: str) -> Path:
     return folder / "data/us4"
 
 
-def pretrained(out: Path, name: str, method: str, seed: int) -> Path:
+def pretrained(out: Path, name: str, method: str, seed: int, arch: str = ARCH, steps: int = 2000) -> Path:
     """The weights of a method on a set, made by the stage itself where they are not there yet."""
     folder, us4 = out / name / f"{method}_{seed}", assemble(out, name).absolute()
     weights = folder / "models/pretrained.safetensors"
@@ -101,8 +101,8 @@ def pretrained(out: Path, name: str, method: str, seed: int) -> Path:
             (folder / "data/us4").symlink_to(us4)
         with inside(folder):
             plain = method.removesuffix(DEFAULT)
-            pretrain.main(seed=seed, method=plain, arch=ARCH, init="random", epochs=20, batch_size=BATCH,
-                          steps_per_epoch=STEPS // 20, measure_every=20, methods={plain: block_of(method)},
+            pretrain.main(seed=seed, method=plain, arch=arch, init="random", epochs=EPOCHS, batch_size=BATCH,
+                          steps_per_epoch=steps // EPOCHS, measure_every=EPOCHS, methods={plain: block_of(method)},
                           views=PARAMS["views"])
     return weights
 
@@ -146,18 +146,18 @@ def probe(data: tuple, arch: str, init: str, seed: int, calibrate: bool) -> pd.D
     return pd.concat(found, ignore_index=True).round(6)
 
 
-def fine_tune(data: tuple, init: str, seed: int, division: int, resume: Path) -> pd.DataFrame:
-    """Predictions of the held-out clips of a division by networks fine-tuned on LABELS of the patients."""
+def fine_tune(data: tuple, arch: str, init: str, seed: int, division: int, fraction: float, resume: Path) -> pd.DataFrame:
+    """Predictions of the held-out clips of a division by networks fine-tuned on a fraction of the patients."""
     task, clips, frames = data
     settings = PARAMS["finetune"] | FINE_TUNING
-    recipe = Recipe(ARCH, init, settings["trainable"], task.classes, settings["epochs"], settings["min_steps"],
+    recipe = Recipe(arch, init, settings["trainable"], task.classes, settings["epochs"], settings["min_steps"],
                     settings["head_first"], settings["backbone_rate"], 1000, settings["batch_size"], settings["optimizer"],
-                    views_of(init, ARCH), settings["frozen_statistics"])
-    trainings = [each for each in list_trainings(clips, [seed], LABELS, 0.0) if each.division == str(division)]
+                    views_of(init, arch), settings["frozen_statistics"])
+    trainings = [each for each in list_trainings(clips, [seed], fraction, 0.0) if each.division == str(division)]
     resume = Resume(resume, {"recipe": str(recipe), "seed": seed, "division": division}, [])
     predicted, _, _ = cross_validate(recipe, frames, trainings, None, resume, f"{task.name} {division}")
     resume.remove()
-    return scores.clip_level(table_of(frames, trainings, predicted, task.classes)).assign(fraction=LABELS)
+    return scores.clip_level(table_of(frames, trainings, predicted, task.classes)).assign(fraction=fraction)
 
 
 def kept(path: Path, make: Callable[[], pd.DataFrame]) -> None:
@@ -168,28 +168,29 @@ def kept(path: Path, make: Callable[[], pd.DataFrame]) -> None:
         print(path, flush=True)
 
 
-def frozen_rows(weights: dict[str, Path], imagenet: Path | None) -> dict[str, tuple[str, str, bool]]:
+def frozen_rows(weights: dict[str, Path], imagenet: Path | None, network: str) -> dict[str, tuple[str, str, bool]]:
     """Rows of frozen features: name → architecture, initial weights, whether the statistics are set."""
     rows = {f"random{end} {arch}": (arch, "random", not end)
-            for arch in (ARCH, "resnet18", "mobilenet_v2") for end in ("", "_uncalibrated")}
+            for arch in dict.fromkeys((network, "resnet18", "mobilenet_v2")) for end in ("", "_uncalibrated")}
     if imagenet:
         rows |= {"imagenet mobilenet_v2": ("mobilenet_v2", str(imagenet), False)}
-    return rows | {f"{method} {ARCH}": (ARCH, str(path), False) for method, path in weights.items()}
+    return rows | {f"{method} {network}": (network, str(path), False) for method, path in weights.items()}
 
 
 def run(given: argparse.Namespace) -> None:
     """Make what is missing in `given.out`."""
     for name, seed in product(given.sets, given.seeds):
-        weights = {method: pretrained(given.out, name, method, seed) for method in given.methods}
+        weights = {method: pretrained(given.out, name, method, seed, given.arch, given.steps) for method in given.methods}
         tasks = [task for task in SETS[name][1] if given.beams or not task.endswith("_beams")]
         for task in given.tasks if given.tasks is not None else tasks:
             data = task_frames(task, given.beams)
-            for row, (arch, init, calibrate) in frozen_rows(weights, given.imagenet).items():
+            for row, (arch, init, calibrate) in frozen_rows(weights, given.imagenet, given.arch).items():
                 kept(given.out / "frozen" / task / f"{row} {seed}.csv", partial(probe, data, arch, init, seed, calibrate))
-            for row, division in product(given.fine_tune, DIVISIONS if task in FINE_TUNED else []):
-                path = given.out / "finetuned" / task / f"{row} {ARCH} {division} {seed}.csv"
+            for row, division, part in product(given.fine_tune, DIVISIONS if task in FINE_TUNED else [], given.labels):
+                path = given.out / "finetuned" / task / f"{row} {given.arch} {part} {division} {seed}.csv"
                 init = "random" if row == "random" else str(weights[row])
-                kept(path, partial(fine_tune, data, init, seed, division, path.with_suffix(".resume")))
+                resume = path.with_name(f"{path.stem}.resume")
+                kept(path, partial(fine_tune, data, given.arch, init, seed, division, part, resume))
 
 
 def results(folder: Path) -> dict[str, pd.DataFrame]:
@@ -282,6 +283,9 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", nargs="*", help="of the set; all, if not given")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     parser.add_argument("--fine-tune", nargs="*", default=[], help="rows to fine-tune, too: random and methods")
+    parser.add_argument("--labels", nargs="*", type=float, default=[LABELS], help="parts of the patients to fine-tune on")
+    parser.add_argument("--arch", default=ARCH, choices=ARCHS, metavar="NETWORK", help="of torchvision")
+    parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
     parser.add_argument("--imagenet", type=Path, help="file of MobileNetV2's weights")
     parser.add_argument("--beams", type=Path, help="folder whose data/frames/pocus was extracted as beams")
     given = parser.parse_args()

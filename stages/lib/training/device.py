@@ -10,6 +10,8 @@ from stages.lib.params import require
 def device() -> torch.device:
     """The GPU if there is one, else the CPU; SONOPAIR_DEVICE overrides. Under torchrun each process has its own GPU.
 
+    On a GPU torch is set to its deterministic algorithms, so that a killed run goes on bit for bit. It warns where it has none.
+
     Raises:
         UserError: SONOPAIR_DEVICE names no device that this machine has.
     """
@@ -18,6 +20,10 @@ def device() -> torch.device:
     named = os.environ.get("SONOPAIR_DEVICE", own)
     choices = ["cpu", *(["cuda"] if gpus else []), *gpus]
     require(named in (own, *choices), f"SONOPAIR_DEVICE is {named!r}; this machine has {', '.join(choices)}")
+    if named.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # cuBLAS reads it once, at its first product
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False     # else every torch.empty is filled with NaN
     return torch.device(named)
 
 

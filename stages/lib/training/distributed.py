@@ -104,7 +104,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm with the statistics of all ranks' images on the CPU; torch's own is for GPUs only."""
+    """Batch norm with the statistics of all ranks' images; torch's own is for GPUs only."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if _parts == 1 or not self.training:
@@ -128,8 +128,7 @@ def synchronised(network: nn.Module) -> nn.Module:
         return network
     for name, part in network.named_children():
         if isinstance(part, nn.BatchNorm2d):
-            kind = nn.SyncBatchNorm if part.weight.is_cuda else _SyncBatchNorm
-            twin = kind(part.num_features, part.eps, part.momentum).to(part.weight)
+            twin = _SyncBatchNorm(part.num_features, part.eps, part.momentum).to(part.weight)
             twin.load_state_dict(part.state_dict())
             setattr(network, name, twin.requires_grad_(part.weight.requires_grad))
         else:
