@@ -62,6 +62,7 @@ def capture(network: nn.Module, images: torch.Tensor) -> nn.Module | None:
     kept = [value.clone() for value in network.buffers()]
     stream = torch.cuda.get_rng_state(images.device)
     precision, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)     # graphs are captured on a stream of their own
     try:
         with torch.autocast("cuda", precision, enabled, cache_enabled=False):
             return torch.cuda.make_graphed_callables(nn.Sequential(network), (images.clone(),))

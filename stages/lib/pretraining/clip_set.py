@@ -80,8 +80,9 @@ class ClipSet:
             frames, float in 0…1, [B, k, 1, H, W], and their clips, with `number` of the picked frames. Under torchrun the
             frames belong to this rank's part of the clips.
         """
-        self.frames.catch_up()
-        for chosen in self.order(batch_size, generator, steps):
+        order = self.order(batch_size, generator, steps)
+        self.frames.catch_up()          # with the order, too
+        for chosen in order:
             distributed.deal(len(chosen))
             with self.frames.beside() as tensors:
                 frames, clips = self.batch(chosen, pick, generator)

@@ -73,9 +73,9 @@ def examined(model: ContrastiveMethod, train: ClipSet, draw: torch.Generator) ->
     values = pd.DataFrame({name: value.cpu() for name, value in terms.items() if value.dim() == 1}, index=range(len(chosen)))
     mined = (terms[name].tolist() if name in terms else [[]] * len(chosen) for name in ("mined_clip", "mined_share"))
     others = [by_clip(*pair) for pair in zip(*mined, strict=True)]
-    numbers, names, each = clips.number.tolist(), train.table[["clip", "source"]], values.to_dict("records")
+    numbers, names = clips.number.tolist(), train.table[["clip", "source"]]
     for example, (choice, place) in enumerate(examples(train.table["source"].iloc[chosen], values, model.progress)):
-        common = {"example": example, "choice": choice} | each[place]
+        common = {"example": example, "choice": choice} | {name: values.at[place, name] for name in values}
         for role, view in views.items():
             if view.counts is None or view.counts[place]:
                 mixture = mixed_frames(view, place, numbers[place])
