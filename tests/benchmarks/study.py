@@ -129,7 +129,7 @@ def probe(data: tuple, arch: str, init: str, seed: int, calibrate: bool) -> pd.D
     """
     task, clips, frames = data
     torch.manual_seed(seed)
-    backbone, views = initialise(Backbone(arch), init), views_of(init, arch)
+    backbone, views = initialise(Backbone(arch), init).to(frames.grey.device), views_of(init, arch)
     if calibrate:
         set_statistics(backbone, frames.grey, views)
     values = per_clip(features(backbone, frames.grey, views), frames)

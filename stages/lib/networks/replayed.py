@@ -1,8 +1,11 @@
 """A network's training passes as CUDA graphs: their kernels reach the GPU in one call each.
 
 With small batches a GPU waits for the CPU, which launches every kernel by itself. One graph holds the kernels of the forward
-pass, another one those of the backward pass. Replaying them gives the same bits.
+pass, another one those of the backward pass. Replaying them gives the same bits. SONOPAIR_CUDA_GRAPHS=0 forbids it.
 """
+
+import gc
+import os
 
 import torch
 from torch import nn
@@ -57,8 +60,13 @@ class Replayed:
 def capture(network: nn.Module, images: torch.Tensor) -> nn.Module | None:
     """The network whose passes are graphs, or None if they cannot be captured: an operation, or too little memory.
 
-    Running statistics and torch's random stream stay as they are, although capturing computes some passes.
+    A graph keeps the memory of its passes. So a training that needs more than a third of the GPU's goes without. Running
+    statistics and torch's random stream stay as they are, although capturing computes some passes.
     """
+    gc.collect()                # graphs of networks that are gone: torch holds them in cycles
+    needed, there = torch.cuda.max_memory_allocated(images.device), torch.cuda.mem_get_info(images.device)[1]
+    if os.environ.get("SONOPAIR_CUDA_GRAPHS") == "0" or 3 * needed > there:
+        return None
     kept = [value.clone() for value in network.buffers()]
     stream = torch.cuda.get_rng_state(images.device)
     precision, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")

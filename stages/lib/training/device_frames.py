@@ -42,7 +42,7 @@ class DeviceFrames:
             return self.stored[rows].float() / 255
         chosen = torch.empty((rows.numel(), *self.shape[1:]), dtype=torch.uint8, pin_memory=True)
         torch.index_select(self.stored, 0, rows.flatten().cpu(), out=chosen)
-        return chosen.to(self.device, non_blocking=True).unflatten(0, rows.shape).float() / 255
+        return chosen.to(self.device, non_blocking=True).reshape(*rows.shape, *self.shape[1:]).float() / 255
 
     @contextmanager
     def beside(self) -> Iterator[list[torch.Tensor]]:
