@@ -13,7 +13,6 @@ from torch.func import functional_call
 from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import Encoder
 
-from stages.lib.networks.replayed import Replayed
 from stages.lib.params import Count, Fraction, UserError, require
 from stages.lib.training import distributed
 
@@ -62,7 +61,6 @@ class Backbone(nn.Module):
         self.classifier = names[-1]         # torchvision's name of the layer that is removed
         self.network.set_submodule(self.classifier, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
-        self.run = Replayed()
 
     def forward(self, frames: torch.Tensor, dim: int = 1) -> torch.Tensor:
         three = frames.flatten(0, -4).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)   # N x 3 x H x W
@@ -77,7 +75,7 @@ class Backbone(nn.Module):
         """Features of [N, 3, H, W]. A vision transformer gets position embeddings for this size, interpolated from its own
         (Dosovitskiy et al. 2021, section 3.2)."""
         if not isinstance(self.network, VisionTransformer):
-            return self.run(self.network, frames)
+            return self.network(frames)
         if frames.shape[-1] % self.network.patch_size:
             raise ValueError("a vision transformer needs a whole number of patches")
         kept = self.network.encoder.pos_embedding                                               # 1 x (1 + places) x F
