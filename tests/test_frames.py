@@ -47,6 +47,26 @@ def test_batches_are_equal_from_the_device_and_from_the_host(workspace, monkeypa
         assert torch.equal(frames, others) and all(torch.equal(*values) for values in zip(clips[:3], same[:3], strict=True))
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_rows_of_any_shape_are_copied_from_the_host(monkeypatch, shape):
+    """As on a machine with a GPU, but for the pinned memory: a stream says that the frames lie on the host."""
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, real=torch.empty, **named: real(*size, **named))
+    stored, rows = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 4, 5), torch.full(shape, 2)
+    frames = DeviceFrames(stored.clone(), CPU)
+    frames.stream = object()
+    assert torch.equal(frames[rows], torch.full((*shape, 1, 4, 5), 2 / 255))
+
+
+def test_frames_are_copied_once_it_is_known_which(workspace, monkeypatch):
+    """The copies have a stream of their own, which waits for what was asked of the GPU before `catch_up`."""
+    write_us4(workspace / "us4", CLIPS)
+    train, asked = ClipSet(store.read("us4"), "train", CPU), []
+    monkeypatch.setattr(ClipSet, "order", lambda *given, real=ClipSet.order: asked.append("order") or real(*given))
+    monkeypatch.setattr(train.frames, "catch_up", lambda: asked.append("catch up"))
+    list(train.batches(3, pair, torch.Generator().manual_seed(1)))
+    assert asked == ["order", "catch up"]
+
+
 @pytest.mark.parametrize("where", ["gpu", "", "Host"])
 def test_another_place_is_refused_with_the_choices(monkeypatch, where):
     monkeypatch.setenv("SONOPAIR_FRAMES_ON", where)

@@ -167,7 +167,16 @@ def test_a_fixed_number_of_threads_stays(machine, monkeypatch, capsys):
     assert machine.threads == 3 and running.used == [3, 3] and capsys.readouterr().out == ""
 
 
-def test_a_device_that_the_machine_does_not_have_is_said_with_those_that_it_has(monkeypatch):
+@pytest.fixture
+def deterministic(monkeypatch):
+    """Puts back what a GPU as device sets for the whole process; says whether torch is set to deterministic algorithms."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    yield torch.are_deterministic_algorithms_enabled
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def test_a_device_that_the_machine_does_not_have_is_said_with_those_that_it_has(monkeypatch, deterministic):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for name in ("gpu", "cuda", "cuda:0", "CPU", "meta", ""):
         monkeypatch.setenv("SONOPAIR_DEVICE", name)
@@ -182,13 +191,14 @@ def test_a_device_that_the_machine_does_not_have_is_said_with_those_that_it_has(
         device()
 
 
-def test_each_process_of_a_run_has_a_gpu_of_its_own_where_there_are_some(monkeypatch):
-    monkeypatch.delenv("SONOPAIR_DEVICE")
+def test_each_process_of_a_run_has_a_gpu_of_its_own_where_there_are_some(monkeypatch, deterministic):
+    """On which torch is deterministic, so that a killed run goes on bit for bit."""
+    monkeypatch.delenv("SONOPAIR_DEVICE", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert device() == torch.device("cpu")
+    assert device() == torch.device("cpu") and not deterministic()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device() == torch.device("cuda:1")
+    assert device() == torch.device("cuda:1") and deterministic()
 
 
 def test_pretraining_asks_for_its_device_before_it_runs(monkeypatch):
