@@ -11,7 +11,7 @@ With --pipeline semantic the views are those of `views.semantic`. Last comes the
 (published_scale.py): extrapolated, or with --full run. With --others, on the same frames, what a user would otherwise write
 in single precision: `lightly` (its SimCLR transform and loss, a DataLoader) and `torchvision` (the views of simclr's block as
 its transforms, frame by frame, a DataLoader).
-Needs neither DVC nor data: frames of the asked size are made. All kinds take turns, step by step, so that a busy machine
+Needs no data: frames of the asked size are made. All kinds take turns, step by step, so that a busy machine
 slows all of them; medians are printed. An image is a view that passes a backbone, be it a key encoder.
 """
 
