@@ -53,7 +53,7 @@ SETS = {"a": (["covid_blues", "gallbladder_ba"], ["pocus", "pocus_beams", "breas
 CLASSES = {"a": {name: [f"gallbladder_ba/{name}"] for name in ("normal", "biliary_atresia")},
            "b": {f"lung_{name}": [f"pocus/{name}"] for name in ("covid", "pneumonia", "regular")}
            | {f"breast_{name}": [f"breast/{name}"] for name in ("benign", "malignant", "normal")}}
-BATCH, EPOCHS = 64, 20
+STEPS, BATCH, EPOCHS = 2000, 64, 20
 VIEWS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.8, 1.25], "flip_probability": 0.5, "brightness": 0.4, "contrast": 0.4,
          "jitter_probability": 1.0, "blur_probability": 0.0, "solarize_probability": 0.0}
 METHODS = ("simclr", "uscl", "meta_uscl", "ucl", "ivpp", "supervised")
@@ -91,7 +91,7 @@ def assemble(out: Path, name: str) -> Path:
     return folder / "data/us4"
 
 
-def pretrained(out: Path, name: str, method: str, seed: int, arch: str = ARCH, steps: int = 2000) -> Path:
+def pretrained(out: Path, name: str, method: str, seed: int, arch: str = ARCH, steps: int = STEPS) -> Path:
     """The weights of a method on a set, made by the stage itself where they are not there yet."""
     folder, us4 = out / name / f"{method}_{seed}", assemble(out, name).absolute()
     weights = folder / "models/pretrained.safetensors"
@@ -285,7 +285,7 @@ if __name__ == "__main__":
     parser.add_argument("--fine-tune", nargs="*", default=[], help="rows to fine-tune, too: random and methods")
     parser.add_argument("--labels", nargs="*", type=float, default=[LABELS], help="parts of the patients to fine-tune on")
     parser.add_argument("--arch", default=ARCH, choices=ARCHS, metavar="NETWORK", help="of torchvision")
-    parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of pretraining")
     parser.add_argument("--imagenet", type=Path, help="file of MobileNetV2's weights")
     parser.add_argument("--beams", type=Path, help="folder whose data/frames/pocus was extracted as beams")
     given = parser.parse_args()
