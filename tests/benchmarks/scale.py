@@ -4,7 +4,7 @@ Clips of speckle are made, uncompressed and of 64 px, in a temporary folder, one
 
     extract      all clips → frames, with an empty cache
     assemble     frames → pretraining set, the leak guard among it: every clip with every other
-    pretrain     100 steps of SimCLR, ResNet-18, batch 16
+    pretrain     100 steps of SimCLR, batch 16
     finetune     one epoch, two folds, all frames
     extract+10   ten more clips, the others from the cache
     assemble+10  the same
@@ -62,7 +62,7 @@ def write_clips(first: int, beyond: int, frames: int) -> None:
     table.to_csv(CLIPS / "clips.csv", index=False)
 
 
-def run(stage: str, frames: int) -> None:
+def run(stage: str, frames: int, arch: str) -> None:
     """One stage, in the folder that has its input."""
     seed, distance, tasks = PARAMS["seed"], PARAMS["copy_distance"], {"custom": {"classes": ["a", "b"]}}
     if stage == "extract":
@@ -74,16 +74,16 @@ def run(stage: str, frames: int) -> None:
         block |= {"extract_frames": {"sources": ["custom"]}, "finetune": {"tasks": []}, "segment": {"tasks": []}, "tasks": {}}
     elif stage == "pretrain":
         block = {"seed": seed, "methods": PARAMS["methods"], "views": PARAMS["views"]} | PARAMS["pretrain"]
-        block |= {"epochs": 1, "steps_per_epoch": 100}
+        block |= {"epochs": 1, "steps_per_epoch": 100, "arch": arch}
     else:
         block = {"seed": seed, "copy_distance": distance, "tasks": tasks, "task": "custom"} | PARAMS["finetune"]
         block |= {"tasks": tasks, "epochs": 1, "folds": 2}
     import_module(f"stages.{MODULES[stage]}").main(**block)
 
 
-def measured(stage: str, frames: int) -> dict[str, float]:
+def measured(stage: str, frames: int, arch: str) -> dict[str, float]:
     """Seconds on the clock and of the processors, and GiB, of a stage in a process of its own and of those that it starts."""
-    command = [sys.executable, "-m", "tests.benchmarks.scale", "--stage", stage, "--frames", str(frames)]
+    command = [sys.executable, "-m", "tests.benchmarks.scale", "--stage", stage, "--frames", str(frames), "--arch", arch]
     start, used, most = time.perf_counter(), {}, 0
     process = psutil.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -101,7 +101,7 @@ def measured(stage: str, frames: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "processor_s": sum(used.values()), "gib": most / 2**30}
 
 
-def rows(clips: int, frames: int, stages: list[str]) -> list[dict]:
+def rows(clips: int, frames: int, stages: list[str], arch: str) -> list[dict]:
     """What the stages cost with so many clips, in the current folder."""
     found, written = [], clips
     write_clips(0, clips, frames)
@@ -109,7 +109,7 @@ def rows(clips: int, frames: int, stages: list[str]) -> list[dict]:
         if stage.endswith("+10") and written == clips:
             write_clips(clips, clips + ADDED, frames)
             written += ADDED
-        cost = measured(stage.removesuffix("+10"), frames)
+        cost = measured(stage.removesuffix("+10"), frames, arch)
         load, _, _ = os.getloadavg()
         found.append({"stage": stage, "clips": clips, "frames": clips * frames, "load": round(load, 1)} | cost)
         print(f"{stage:12}{clips:8,}{clips * frames:11,}{cost['seconds']:9.1f}{cost['processor_s']:9.1f}{cost['gib']:7.2f}"
@@ -140,12 +140,13 @@ def main() -> None:
     parser.add_argument("--clips", type=int, nargs="*", default=[100, 300, 1000, 3000, 10_000])
     parser.add_argument("--frames", type=int, default=100, help="of each clip")
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES)
+    parser.add_argument("--arch", default=PARAMS["pretrain"]["arch"], help="network of pretrain and finetune")
     parser.add_argument("--json", type=Path, help="add the rows to this file")
     parser.add_argument("--plot", type=Path, help="draw all rows of this file as a png")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage:
-        run(options.stage, options.frames)
+        run(options.stage, options.frames, options.arch)
         return
     kept = options.json.resolve() if options.json else None
     plot = options.plot.resolve() if options.plot else None
@@ -154,7 +155,7 @@ def main() -> None:
     for clips in options.clips:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            found += rows(clips, options.frames, options.stages)
+            found += rows(clips, options.frames, options.stages, options.arch)
             os.chdir(ROOT)
         if kept:
             kept.write_text(json.dumps(found, indent=1) + "\n")

@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.study --out /tmp/study [--sets a b] [--methods simclr uscl] [--seeds 0] [--fine-tune simclr]
 
-Run it in a folder with data/frames of the four sources (`dvc repro extract_frames` makes them). SETS says which two sources
-train the backbone, and on which tasks of the other two it is tested. Frozen weights are judged by a logistic regression on the
-mean features of a clip, as the floor `random_features`, for FRACTIONS of the labelled patients. `--fine-tune` trains all
-layers, for FINE_TUNED tasks, on `--labels` of the patients. The divisions into folds are DIVISIONS: the settings here were
-chosen on others. Seeds: of the initial and pretrained weights, and of the draw of labelled patients.
+Run it in a folder with data/frames of the four sources (`dvc repro extract_frames` makes them). SETS says which sources train
+the backbone, and on which tasks of the others it is tested. `ucl` needs clips of several frames: the set `videos`, whose rows
+end in _videos. Frozen weights are judged by a logistic regression on the mean features of a clip, as the floor
+`random_features`, for FRACTIONS of the labelled patients. `--fine-tune` trains all layers, for FINE_TUNED tasks, on `--labels`
+of the patients. The divisions into folds are DIVISIONS: the settings here were chosen on others. Seeds: of the initial and
+pretrained weights, and of the draw of labelled patients.
 
 Everything is kept in --out, one file per result, so that a second call goes on: take another folder after changing a setting.
 `study.csv` and `label_efficiency.png` are made of all results that are there.
@@ -47,12 +48,15 @@ from stages.lib.training.views import Views
 from tests.benchmarks.positive_control import PARAMS, SHORT, inside
 
 ARCH = "shufflenet_v2_x0_5"         # eight times as many images a second as resnet18 on a CPU
+VIDEOS = "videos"
 SETS = {"a": (["covid_blues", "gallbladder_ba"], ["pocus", "pocus_beams", "breast"]),
-        "b": (["pocus", "breast"], ["covid_blues_severity", "gallbladder_ba"])}
+        "b": (["pocus", "breast"], ["covid_blues_severity", "gallbladder_ba"]),
+        VIDEOS: (["covid_blues"], ["pocus", "pocus_beams", "breast", "gallbladder_ba"])}
 # The classes that `supervised` and `uscl` learn: labels of the pretraining sources, never those of a task of the set.
 CLASSES = {"a": {name: [f"gallbladder_ba/{name}"] for name in ("normal", "biliary_atresia")},
            "b": {f"lung_{name}": [f"pocus/{name}"] for name in ("covid", "pneumonia", "regular")}
-           | {f"breast_{name}": [f"breast/{name}"] for name in ("benign", "malignant", "normal")}}
+           | {f"breast_{name}": [f"breast/{name}"] for name in ("benign", "malignant", "normal")},
+           VIDEOS: {}}
 STEPS, BATCH, EPOCHS = 2000, 64, 20
 VIEWS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.8, 1.25], "flip_probability": 0.5, "brightness": 0.4, "contrast": 0.4,
          "jitter_probability": 1.0, "blur_probability": 0.0, "solarize_probability": 0.0}
@@ -180,13 +184,15 @@ def frozen_rows(weights: dict[str, Path], imagenet: Path | None, network: str) -
 def run(given: argparse.Namespace) -> None:
     """Make what is missing in `given.out`."""
     for name, seed in product(given.sets, given.seeds):
-        weights = {method: pretrained(given.out, name, method, seed, given.arch, given.steps) for method in given.methods}
+        end = f"_{VIDEOS}" if name == VIDEOS else ""
+        weights = {method + end: pretrained(given.out, name, method, seed, given.arch, given.steps) for method in given.methods}
         tasks = [task for task in SETS[name][1] if given.beams or not task.endswith("_beams")]
         for task in given.tasks if given.tasks is not None else tasks:
             data = task_frames(task, given.beams)
             for row, (arch, init, calibrate) in frozen_rows(weights, given.imagenet, given.arch).items():
                 kept(given.out / "frozen" / task / f"{row} {seed}.csv", partial(probe, data, arch, init, seed, calibrate))
-            for row, division, part in product(given.fine_tune, DIVISIONS if task in FINE_TUNED else [], given.labels):
+            rows = [row if row == "random" else row + end for row in given.fine_tune]
+            for row, division, part in product(rows, DIVISIONS if task in FINE_TUNED else [], given.labels):
                 path = given.out / "finetuned" / task / f"{row} {given.arch} {part} {division} {seed}.csv"
                 init = "random" if row == "random" else str(weights[row])
                 resume = path.with_name(f"{path.stem}.resume")
@@ -278,7 +284,7 @@ def picture(lines: pd.DataFrame, path: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.study", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=lambda text: Path(text).absolute(), required=True)
-    parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--sets", nargs="*", default=["a", "b"], choices=list(SETS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--tasks", nargs="*", help="of the set; all, if not given")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
