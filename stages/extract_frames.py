@@ -116,7 +116,7 @@ def _columns(result: dict | Exception) -> dict:
     if faults.is_machines_fault(result):
         raise result
     if isinstance(result, BrokenExecutor):
-        return {"left_out": "the decoder crashed on it, or it is too large for the memory: convert it to mp4 anew"}
+        return {"left_out": "the decoder crashed on it, or it is too large for the memory: convert it to mp4 again"}
     return {"left_out": f"could not be read ({type(result).__name__}: {' '.join(str(result).split())})"}
 
 

@@ -314,8 +314,8 @@ def extract():
 def test_a_folder_of_dicom_needs_no_list(archive):
     clips = extract().clip_table.set_index("clip")
     assert dict(clips["left_out"]) == {
-        "IM2.dcm": "", "IM3": "", "deep/IM1": "", "autorun.exe": "no DICOM file",
-        "ct.dcm": "no ultrasound: its modality is another"}  # fmt: skip
+        "IM2.dcm": "", "IM3": "", "deep/IM1": "", "autorun.exe": "not a DICOM file",
+        "ct.dcm": "not ultrasound: it has another modality"}  # fmt: skip
     patients = clips.loc[["deep/IM1", "IM2.dcm", "IM3"], "patient"]
     assert patients["deep/IM1"] == patients["IM2.dcm"] != patients["IM3"]
     assert patients.str.fullmatch("[0-9a-f]{16}").all()

@@ -93,7 +93,7 @@ def test_a_published_layout_gives_the_features_of_its_network(tmp_path, capsys, 
     with torch.no_grad():
         assert torch.equal(backbone(pictures), network(pictures))
     said = capsys.readouterr().out
-    assert said.startswith(f"{path}: every weight of {arch} found; left out: ") and dropped in said and said.count("\n") == 1
+    assert said.startswith(f"{path}: every weight of {arch} found; not used: ") and dropped in said and said.count("\n") == 1
     initialise(Backbone(arch), str(path))
     assert capsys.readouterr().out == ""        # every fold loads it; one line is enough
 

@@ -258,7 +258,7 @@ def test_predictions_that_are_gone_or_stale_leave_the_scores_and_no_verdict(boar
     assert csv.loc["c", "verdict"] == "worse than the best" and not csv["significant"].any()
     found[0]["metrics"]["pocus"]["balanced_accuracy"] -= 0.01
     one = experiments.configurations([found[0]])[0][0]
-    assert leaderboard.pooled("pocus", one) == "the predictions of a are not those that its metrics were made of"
+    assert leaderboard.pooled("pocus", one) == "the predictions of a do not match its metrics"
 
 
 def test_several_parts_are_told_apart_on_the_page(board):

@@ -304,8 +304,8 @@ def written(folder, name):
     ("name", "reason"),
     [("pdf", "a PDF document"), ("program", "a program"), ("hdf5", "an HDF5 file"), ("matlab", "a MATLAB file"),
      ("numpy", "a NumPy array"), ("office", "an Office document"), ("list", "a list of other files"), ("zip", "a zip archive"),
-     ("heic", "an HEIC picture"), ("gzip", "packed with gzip: unpack it"), ("text", "of no kind that is known"),
-     ("zeros", "of no kind that is known"), ("noise", "of no kind that is known")],
+     ("heic", "an HEIC picture"), ("gzip", "packed with gzip: unpack it"), ("text", "of an unknown kind"),
+     ("zeros", "of an unknown kind"), ("noise", "of an unknown kind")],
 )  # fmt: skip
 def test_what_no_reader_takes_gets_its_reason(tmp_path, name, reason):
     with pytest.raises(Unreadable, match=reason):
@@ -314,7 +314,7 @@ def test_what_no_reader_takes_gets_its_reason(tmp_path, name, reason):
 
 def test_text_is_not_drawn_as_a_video(tmp_path):
     (tmp_path / "a.txt").write_text("hello " * 1000)                            # ffmpeg would show it as a terminal does
-    with pytest.raises(Unreadable, match="of no kind that is known"):
+    with pytest.raises(Unreadable, match="of an unknown kind"):
         read(tmp_path / "a.txt")
 
 
@@ -350,7 +350,7 @@ def test_what_is_no_still_image_in_a_folder_of_images_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("Note")
     clip = read(tmp_path)
     assert_alike(clip.images, speckle(3), most=0)
-    assert clip.facts["notes"] == "no still images and left out: moving.png"
+    assert clip.facts["notes"] == "not still images, left out: moving.png"
 
 
 def test_an_animation_among_images_with_masks_is_left_out(workspace, monkeypatch):

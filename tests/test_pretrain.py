@@ -212,7 +212,7 @@ def test_a_run_killed_by_sigkill_goes_on_in_a_new_process(us4, monkeypatch, meth
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and saved.exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "of 6 epochs were done before, going on" in again.stdout
+    assert "of 6 epochs were done before; continuing" in again.stdout
     weights_again, rows_again = result()
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
     pd.testing.assert_frame_equal(rows, rows_again)

@@ -269,7 +269,7 @@ def test_a_killed_run_of_two_processes_goes_on_with_the_same_result(folder, shar
     process.communicate()
     assert saved.exists() and not (folder / "models/pretrained.safetensors").exists()
     out = finish(start(folder))
-    assert "of 3 epochs were done before, going on" in out
+    assert "of 3 epochs were done before; continuing" in out
     weights, rows = result(folder)
     assert all(torch.equal(shared[1][name], weights[name]) for name in weights)
     pd.testing.assert_frame_equal(shared[2], rows)

@@ -34,8 +34,8 @@ def parameters(**changes) -> dict:
     values = {
         "seed": 0,
         "collection": "phantom",
-        "extract_frames": {"sources": ["butterfly"], "size_px": 64, "frame_rate_hz": 3.0, "max_frames_per_clip": 30,
-                           "assumed_frame_rate_hz": 25.0},
+        "extract_frames": {"sources": ["butterfly"], "size_px": 64, "geometry": "fan", "frame_rate_hz": 3.0,
+                           "max_frames_per_clip": 30, "assumed_frame_rate_hz": 25.0},
         "assemble_us4": {"sources": ["butterfly"], "held_out_fraction": 0.2},
         "copy_distance": {"clips": 0.25, "stills": 0.15},
         "pretrain": {"method": "simclr", "epochs": 4, "steps_per_epoch": None},

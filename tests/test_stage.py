@@ -57,7 +57,8 @@ def sleeper(workspace):
 
 def test_a_second_run_of_a_stage_says_who_runs_it(sleeper):
     process = sleeper()
-    sentence = rf"stage runs already: process {process.pid} runs it since [-0-9]+ [0-9:]+; stop it with `kill {process.pid}`"
+    sentence = rf"stage is already running: process {process.pid} has run it since [-0-9]+ [0-9:]+; stop it "
+    sentence += f"with `kill {process.pid}`"
     with pytest.raises(UserError, match=sentence), stage.alone("stage"):
         pass
     with stage.alone("other"):
@@ -151,7 +152,7 @@ ERRORS = [
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full.* the project's folder"),
     (PermissionError(errno.EACCES, "Permission denied", "models"), "models may not be read or written .Permission denied."),
     (OSError(errno.EROFS, "Read-only file system", "reports"), "reports may not be read or written .Read-only file system."),
-    (FileNotFoundError(errno.ENOENT, "No such file", "data/x.npy"), "data/x.npy is gone, or was never made"),
+    (FileNotFoundError(errno.ENOENT, "No such file", "data/x.npy"), "data/x.npy is missing; if it is an output of"),
     (OSError(errno.EIO, "Input/output error", "a.mp4"), "a.mp4: Input/output error"),
     (MemoryError(), "this machine has too little memory; lower pretrain.batch_size"),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "this machine has too little memory"),

@@ -36,7 +36,7 @@ def test_a_line_per_epoch_where_the_output_is_no_terminal(clock, capsys):
     for loss in (3.0, 2.5, 0.123456):
         bar.step(loss=loss, held_out_loss=2 * loss)
     assert capsys.readouterr().out.splitlines() == [
-        "pretrain uscl: 2 of 5 epochs were done before, going on",
+        "pretrain uscl: 2 of 5 epochs were done before; continuing",
         "pretrain uscl: epoch 3 of 5, loss 3, held_out_loss 6, 00:04 left",
         "pretrain uscl: epoch 4 of 5, loss 2.5, held_out_loss 5, 00:02 left",
         "pretrain uscl: epoch 5 of 5, loss 0.1235, held_out_loss 0.2469, 00:00 left",

@@ -35,7 +35,7 @@ def read(path: str, revision: str) -> str:
     try:
         return _files(revision).read_text(path, encoding="utf-8")
     except (DvcException, SCMError, OSError) as error:
-        raise UserError(f"{path} cannot be had from {revision} ({error}); `dvc exp show` lists the experiments") from None
+        raise UserError(f"{path} cannot be read from {revision} ({error}); `dvc exp show` lists the experiments") from None
 
 
 @functools.cache

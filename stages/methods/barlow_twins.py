@@ -1,4 +1,4 @@
-"""Barlow Twins: each coordinate of two views correlates with itself alone (Zbontar et al. 2021, arXiv 2103.03230)."""
+"""Barlow Twins: each embedding coordinate of two views correlates only with itself (Zbontar et al. 2021, arXiv 2103.03230)."""
 
 import torch
 

@@ -47,7 +47,7 @@ class Method(ContrastiveMethod):
         super().__init__(backbone, clip_set, views)
         self.support = round(support_fraction * queue_size)
         require(0 < self.support < queue_size, f"params.yaml: methods.cycle_contrast.support_fraction is {support_fraction}; "
-                "it must leave keys of the queue on both sides")
+                "at least one key of the queue must be inside, and one outside")
         self.temperature, self.neighbour_temperature = temperature, neighbour_temperature
         self.key_momentum, self.cycle_weight = key_momentum, cycle_weight
         width = backbone.feature_width

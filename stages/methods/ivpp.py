@@ -1,4 +1,4 @@
-"""IVPP: positives are two frames of a clip not far apart in time, the nearer the more they count (VanBerlo et al. 2024,
+"""IVPP: positives are two frames of a clip that are close in time; closer pairs count more (VanBerlo et al. 2024,
 arXiv 2403.07715).
 """
 

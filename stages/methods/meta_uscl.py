@@ -58,7 +58,7 @@ class Method(ContrastiveMethod):
         meta_every: Count,
     ):
         super().__init__(backbone, clip_set, views)
-        require(distributed.size() == 1, "meta_uscl trains in one process (its meta step does not cross processes); unset "
+        require(distributed.size() == 1, "meta_uscl trains in one process (its meta step works only within one); unset "
                 "SONOPAIR_TORCHRUN")
         require(len(held_out) > 1, f"clips held out: {len(held_out)}, too few for a meta set; raise "
                 "assemble_us4.held_out_fraction")
@@ -161,8 +161,8 @@ class Method(ContrastiveMethod):
         self, frames: torch.Tensor, clips: Clips, optimizer: torch.optim.Optimizer, generator: torch.Generator
     ) -> None:
         """The forward pass of the step, whose graph `loss` uses, and every `meta_every` steps a meta step."""
-        require(isinstance(optimizer, torch.optim.SGD), "params.yaml: methods.meta_uscl.optimizer.name must be sgd, whose step "
-                "the meta step looks ahead to")
+        require(isinstance(optimizer, torch.optim.SGD), "params.yaml: methods.meta_uscl.optimizer.name must be sgd: the meta "
+                "step computes the next step of SGD")
         views = self.pairs(frames, clips, generator)
         before = random_state(views.device)
         with Recorded() as recorded:

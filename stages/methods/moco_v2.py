@@ -1,4 +1,6 @@
-"""MoCo v2: a view is told from a queue of earlier frames by the key of its other view (Chen et al. 2020, arXiv 2003.04297)."""
+"""MoCo v2: a view matches the key of its frame's other view among queued keys of earlier frames (Chen et al. 2020,
+arXiv 2003.04297).
+"""
 
 import torch
 from torch import nn

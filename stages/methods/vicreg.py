@@ -1,4 +1,4 @@
-"""VICReg: two views agree, coordinates vary and do not covary (Bardes et al. 2022, arXiv 2105.04906)."""
+"""VICReg: two views agree; embedding coordinates vary and do not covary (Bardes et al. 2022, arXiv 2105.04906)."""
 
 import torch
 

@@ -1,6 +1,6 @@
 """CLUST: liver sequences of the Challenge on Liver Ultrasound Tracking, in the five groups that US-4 takes as labels.
 
-To be had after registration. A clip is a sequence; its images may lie in Data/, as the challenge ships them:
+Available after registration. A clip is a sequence; its images may lie in Data/, as the challenge ships them:
 
     Rb1/ … Rb5/
       <sequence>/[Data/]00001.png …

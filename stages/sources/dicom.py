@@ -42,8 +42,8 @@ def clips(folder: Path) -> pd.DataFrame:
     for path in found:
         line = told.get(path.relative_to(folder).as_posix(), {})
         patient, ultrasound = dicom_patient.identity(path, secret) if path.is_file() else ("", True)
-        reason = "" if not path.exists() or dicom_patient.is_dicom(path) else "no DICOM file"
-        reason = reason or ("" if ultrasound else "no ultrasound: its modality is another")
+        reason = "" if not path.exists() or dicom_patient.is_dicom(path) else "not a DICOM file"
+        reason = reason or ("" if ultrasound else "not ultrasound: it has another modality")
         fps = lists.frame_rate(line.get("fps", ""), f"{folder / 'clips.csv'}: {line.get('path')}")
         rows.append(catalogue.row(folder, path, line.get("label", ""), line.get("patient") or patient, line.get("subset", ""),
                                   reason, line.get("clip", ""), fps))  # fmt: skip

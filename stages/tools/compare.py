@@ -55,6 +55,6 @@ def describe(task: str, runs: tuple[str, str], tables: list[pd.DataFrame], sampl
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m stages.tools.compare", description=__doc__.splitlines()[0])
     parser.add_argument("first", help="experiment, branch, commit or `workspace`")
-    parser.add_argument("second", help="the other one")
+    parser.add_argument("second", help="the other run")
     parser.add_argument("names", metavar="task", nargs="*", help="default: finetune.tasks of params.yaml")
     run_tool(main, lower="report.bootstrap_samples", **vars(parser.parse_args()))

@@ -43,7 +43,7 @@ def main(weights: Path, target: Path) -> None:
     require(target.suffix in FORMATS, f"{target} ends in {target.suffix!r}; choose from {', '.join(FORMATS)}")
     require(target.parent.is_dir(), f"the folder {target.parent} is missing")
     network, facts = restore(weights)
-    require("size_px" in facts, f"{weights} does not say size_px; `dvc repro` makes it again")
+    require("size_px" in facts, f"{weights} does not say size_px; remove it and run `dvc repro` to make it again")
     fine_tuned = isinstance(network, Classifier)
     backbone, head = (network.backbone, network.linear) if fine_tuned else (network, nn.Identity())
     grey = Grey(backbone.network.to(memory_format=torch.contiguous_format), head).eval().requires_grad_(False)

@@ -135,7 +135,7 @@ def scored(task: str, run: dict) -> pd.DataFrame | str:
         written = run["metrics"][task]["balanced_accuracy"]         # rounded to four digits
         if abs(balanced_accuracies(table).mean() - written) < 1e-4:
             return table
-        reason = f"the predictions of {run['names'][0]} are not those that its metrics were made of"
+        reason = f"the predictions of {run['names'][0]} do not match its metrics"
     return reason
 
 

@@ -1,7 +1,7 @@
-"""Pickles of numpy arrays without trust in them: numbers are read, nothing of the file is ever called.
+"""Read pickles of numpy arrays that nobody trusts: only numbers are read, and nothing that the file names is ever called.
 
-To let numpy's own functions rebuild the arrays would not do: what they are given they believe, and a forged dtype makes them
-take bytes of the file for addresses of objects. So stand-ins take their places, which know numbers only.
+Numpy's own functions cannot rebuild the arrays safely: they trust their arguments, and a forged dtype makes them take bytes of
+the file for addresses of objects. So stand-ins that know only numbers take their places.
 """
 
 import pickle

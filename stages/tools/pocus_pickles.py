@@ -33,7 +33,7 @@ def main(folder: Path, target: Path) -> None:
     Raises:
         UserError: the target is there, a file is missing or not as described; nothing is written then.
     """
-    require(not target.exists(), f"{target} is there already; remove it, or name another folder")
+    require(not target.exists(), f"{target} already exists; remove it, or name another folder")
     tables, tests, trained = [], {}, {}
     with store.replacing(target) as partial:
         for fold in FOLDS:
@@ -48,7 +48,7 @@ def main(folder: Path, target: Path) -> None:
     whole = sum(tests.values(), Counter())
     other = [name for name in tests if trained[name] + tests[name] != whole]
     if other:
-        print(f"{', '.join(other)}: the training part is not just the test parts of the other files; here it is")
+        print(f"{', '.join(other)}: the training part is not the other files' test parts together; in these folds it is")
 
 
 def parts(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -18,7 +18,7 @@ def restore(path: Path) -> tuple[Backbone | Classifier, dict]:
         UserError: the file is missing, was not written by this pipeline, or has other keys or shapes than the network.
     """
     facts, weights = checkpoint.facts(path), checkpoint.weights(path)
-    require("arch" in facts, f"{path} does not say which architecture it is; `dvc repro` makes it again")
+    require("arch" in facts, f"{path} does not name its architecture; remove it and run `dvc repro` to make it again")
     network = load(Backbone(facts["arch"]), weights, str(path))
     if "classes" in facts:
         network = _with_classifier(network, weights, facts["classes"], path)

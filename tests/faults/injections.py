@@ -32,7 +32,7 @@ def kill_dvc(run: Run, rng: np.random.Generator) -> Iterator[None]:
     run.process.join()
     second = Run(run.folder, run.stage, dvc=True)
     second.ended(300)
-    run.second = second.process.exitcode == 0 or "runs already: process" in second.said()
+    run.second = second.process.exitcode == 0 or "is already running: process" in second.said()
     run.alone(300)
     yield
 

@@ -1,7 +1,7 @@
 """Perceptual hashes of frames: nearly the same bits however a frame was encoded, scaled, cropped, lit or mirrored.
 
-Each place is compared with its surroundings, so that contrast, brightness and the shape of the fan do not count, in a window
-laid by what is to be seen, so that the crop does not.
+Each place is compared with its surroundings, so that contrast, brightness and the shape of the fan do not count. The window is
+placed by the content of the frame, so that the crop does not count.
 """
 
 import numpy as np

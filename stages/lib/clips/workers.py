@@ -1,4 +1,4 @@
-"""Work on all cores: one job after the other in each process, and a job that ends its process costs that job alone."""
+"""Work on all cores: one job after the other in each process. If a job ends its process, only that job is lost."""
 
 import multiprocessing
 import os

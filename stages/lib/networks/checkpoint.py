@@ -40,8 +40,8 @@ def facts(path: Path = PRETRAINED) -> dict:
         found = json.loads(_open(path).metadata()["sonopair"])
     except (ValueError, RecursionError):
         found = None
-    require(isinstance(found, dict), f"{path} does not say in JSON how it was trained; `dvc repro` makes it anew where it is "
-            "missing")
+    require(isinstance(found, dict), f"{path} does not say in JSON how it was trained; remove it and run `dvc repro` to make "
+            "it again")
     return found
 
 
@@ -68,7 +68,7 @@ def _open(path: Path) -> safe_open:
         others = f", or choose from {', '.join(map(str, there()))}" if there() else ""
         raise UserError(f"{path} is missing; run `dvc repro` to make it{others}") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); `dvc repro` makes it anew where it is missing") from None
+        raise UserError(f"{path} cannot be read ({error}); remove it and run `dvc repro` to make it again") from None
     if "sonopair" not in (file.metadata() or {}):
-        raise UserError(f"{path} does not say how it was trained: it is not of this pipeline; `dvc repro` makes one that is")
+        raise UserError(f"{path} does not say how it was trained, so this pipeline did not make it; `dvc repro` makes one")
     return file

@@ -53,7 +53,7 @@ def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
     state, dropped = layouts.translated(content, backbone, init)
     load(backbone, state, init)
     if dropped or beside:
-        _say(f"{init}: every weight of {backbone.arch} found; left out: {layouts.summary(dropped + beside)}")
+        _say(f"{init}: every weight of {backbone.arch} found; not used: {layouts.summary(dropped + beside)}")
     return backbone
 
 
@@ -72,7 +72,7 @@ def read_weights(path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
                         "or torch.save writes them") from None
     state, beside = layouts.unwrapped(content)
     named = isinstance(state, dict) and all(isinstance(key, str) and torch.is_tensor(state[key]) for key in state)
-    require(named, f"{path} holds something else than tensors by name; take the state_dict of the network out of it")
+    require(named, f"{path} does not hold tensors by name; save the network's state_dict and name that file")
     return state, beside
 
 

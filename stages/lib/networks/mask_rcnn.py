@@ -1,4 +1,4 @@
-"""Mask R-CNN of torchvision's parts on one of our backbones, for grey images and one kind of object."""
+"""Mask R-CNN from torchvision's parts on one of our backbones, for grey images and one kind of object."""
 
 import torch
 import torchvision
@@ -31,7 +31,7 @@ def mask_rcnn(
         UserError: a backbone that is no ResNet, or impossible sizes.
     """
     require(isinstance(backbone.network, torchvision.models.ResNet), f"params.yaml: pretrain.arch is {backbone.arch!r}; "
-            "segment needs a ResNet, resnet18 or another")
+            "segment needs a ResNet, such as resnet18")
     for name, value, least in (("input_px", input_px, 32), ("pyramid_width", pyramid_width, 1), ("proposals", proposals, 1)):
         require(value >= least, f"params.yaml: segment.{name} is {value}; it must be at least {least}")
     fractions = all(isinstance(size, (int, float)) and 0 < size <= 1 for size in anchors)

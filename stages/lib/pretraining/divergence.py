@@ -1,4 +1,4 @@
-"""A loss that is not finite: at which step and clips it came up."""
+"""A loss that is not finite: at which step it occurred, and with which clips."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice

@@ -110,7 +110,7 @@ def pair_weights(pairs: pd.DataFrame) -> Markup:
         above.ecdf(part["weight"], label=source, **style)
         below.plot(part["frame_distance"], part["weight"], ".", color=style["color"], markersize=3)
     above.set(xlabel="weight of a pair", ylabel="fraction of pairs below")
-    below.set(xlabel="frames between the ends of the pair", ylabel="weight")
+    below.set(xlabel="frames between the frames of a pair", ylabel="weight")
     above.legend(loc="lower right")
     return _svg(figure, "pair_weights")
 

@@ -76,7 +76,7 @@ class Map:
         if len(features) < FEWEST or not np.ptp(features, axis=0).any():
             return None
         same = right is None or set(clips["clip"]) == set(right.index)
-        require(same, f"{folder} and the predictions have different clips; run `dvc repro` to make both anew")
+        require(same, f"{folder} and the predictions have different clips; run `dvc repro` to make both again")
         places, perplexity = self.places(features)
         marks = pd.DataFrame(places, columns=["x", "y"])
         marks["right"] = True if right is None else right[clips["clip"]].to_numpy()

@@ -84,7 +84,7 @@ def _picture(data: store.Store, source: str, clip: str, frame: int, heat: np.nda
     """One frame of the store: frame, source and, with a map (uint8 [S, S]), overlay."""
     table = data.frame_table
     rows = table.loc[(table["clip"] == clip) & (table["frame"] == frame), "row"]
-    require(len(rows) == 1, f"data/frames/{source} has no frame {frame} of {clip}; run `dvc repro` to predict its frames anew")
+    require(len(rows) == 1, f"data/frames/{source} has no frame {frame} of {clip}; run `dvc repro` to predict its frames again")
     grey = small(data.frames[rows.iloc[0]])
     found = {"frame": frame, "source": uri(grey)}
     return found if heat is None else found | {"overlay": uri(overlay.blend(grey, small(heat) / 255))}

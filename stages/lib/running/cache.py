@@ -1,8 +1,8 @@
-"""What was computed before, by a key of all that decides it, in a folder outside DVC's outputs.
+"""A cache of computed results in a folder outside DVC's outputs. The key of an entry holds all that decides it.
 
 It changes no result: it may be deleted at any time, also while a stage runs, and an entry that is damaged counts as missing.
-Several processes may use it at once, since an entry takes its place in one move. Beyond the bound the entries go that were not
-used for longest. An entry is a file: a checksum, then arrays in the safetensors format, which holds numbers and no code.
+Several processes may use it at once, since an entry takes its place in one move. Beyond the bound the least recently
+used entries are removed. An entry is a file: a checksum, then arrays in the safetensors format, which holds no code.
 joblib.Memory and diskcache would unpickle what they find, and diskcache is lost as a whole when its one database is damaged.
 
     SONOPAIR_CACHE       the folder; default: .dvc/tmp/clips of the project, also for experiments in a temporary copy of it

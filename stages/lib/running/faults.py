@@ -44,7 +44,7 @@ def sentence(error: BaseException, lower: str) -> str:
     if number in REFUSED:
         return f"{path} may not be read or written ({os.strerror(number)}); change its permissions and run again"
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{path} is gone, or was never made; `dvc repro` makes what a stage has to make"
+        return f"{path} is missing; if it is an output of a stage, `dvc repro` makes it"
     return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else ""
 
 

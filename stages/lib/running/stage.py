@@ -137,10 +137,11 @@ def alone(name: str) -> Iterator[None]:
     except Timeout:
         try:
             known = json.loads(holder.read_text())
-            who = f"process {known['process']} runs it since {known['since']}; stop it with `kill {known['process']}`, or wait"
+            number, since = known["process"], known["since"]
+            who = f"process {number} has run it since {since}; stop it with `kill {number}`, or wait"
         except (OSError, ValueError, KeyError):
-            who = "another process runs it; wait for its end"
-        raise UserError(f"{name} runs already: {who}") from None
+            who = "another process runs it; wait until it ends"
+        raise UserError(f"{name} is already running: {who}") from None
 
 
 @contextmanager

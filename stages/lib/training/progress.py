@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, name: str, epochs: int, done: int = 0):
         if done and distributed.first():
-            print(f"{name}: {done} of {epochs} epochs were done before, going on", flush=True)
+            print(f"{name}: {done} of {epochs} epochs were done before; continuing", flush=True)
         THREADS.start(name)
         self.bar = tqdm(desc=name, total=epochs, initial=done, unit="epoch", dynamic_ncols=True,
                         disable=None if distributed.first() else True)

@@ -40,7 +40,7 @@ class Resume:
             state = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else {"key": None}
             key = state.pop("key")
         except (RuntimeError, EOFError, UnpicklingError, KeyError, AttributeError, TypeError):
-            raise UserError(f"{self.path} is damaged, or not the state of a run; remove it to begin anew") from None
+            raise UserError(f"{self.path} is damaged, or not the state of a run; remove it to start again") from None
         distributed.wait()        # else a slower process would read what a quicker one has saved since
         return state if key == self.key else None
 

@@ -14,7 +14,7 @@ def open_images(files: list[Path], others: list[Path]) -> Recording:
         others: files of the folder that are no image, or hold several: they are named in the notes.
     """
     listed = ", ".join(file.name for file in others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-    notes = [f"no still images and left out: {listed}"] if others else []
+    notes = [f"not still images, left out: {listed}"] if others else []
     return Recording(frames=partial(_frames, files), names=[file.name for file in files], notes=notes)
 
 

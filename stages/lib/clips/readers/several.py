@@ -1,4 +1,4 @@
-"""Whether an image file holds several pictures, told by a look at its first bytes: such a file is a clip of its own."""
+"""Whether an image file holds several pictures, by its first bytes: such a file is a clip of its own."""
 
 import struct
 from pathlib import Path

@@ -46,7 +46,7 @@ def _named() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise Unreadable("no frame can be decoded: no picture of a kind that is known") from error
+        raise Unreadable("no frame can be decoded: not a picture of a known kind") from error
     except (Unreadable, MemoryError):
         raise
     except Exception as error:  # damaged files make them raise of every kind

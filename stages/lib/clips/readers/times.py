@@ -1,4 +1,4 @@
-"""The frame rate that time stamps tell."""
+"""The frame rate from time stamps."""
 
 from collections.abc import Sequence
 

@@ -56,7 +56,7 @@ def _container(source: Path | BinaryIO) -> Iterator[av.container.InputContainer]
     try:
         container = av.open(str(source) if isinstance(source, Path) else source, metadata_errors="ignore", options=OPTIONS)
     except (av.error.FFmpegError, ValueError) as error:
-        raise Unreadable("no frame can be decoded: damaged, cut off, or of no kind that is known") from error
+        raise Unreadable("no frame can be decoded: damaged, cut off, or of an unknown kind") from error
     with container:
         yield container
 

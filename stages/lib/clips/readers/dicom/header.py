@@ -1,4 +1,4 @@
-"""What is read from the header of a DICOM file beside who is on it: the form of its pixels, and when they were taken."""
+"""The header of a DICOM file, without the patient: the form of its pixels, and the times of its frames."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Who is on a DICOM file, as a salted hash: the one thing about a person that leaves its header."""
+"""The patient of a DICOM file, as a salted hash: nothing else about a person is read from the header."""
 
 import hashlib
 import os
