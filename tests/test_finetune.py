@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from stages import finetune
 from stages.lib.clips import store
+from stages.lib.clips.tasks import read_task
 from stages.lib.evaluation import cross_validation, floors, preparation
 from stages.lib.evaluation.fine_tuning import inner_loss, predict
 from stages.lib.evaluation.preparation import TaskFrames
@@ -194,6 +195,14 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch, kil
     for before, after in zip(whole, again, strict=True):
         assert before.equals(after) if isinstance(before, pd.DataFrame) else before == after
     assert not list((toy / "models").glob("*.unfinished"))
+
+
+def test_a_run_with_other_folds_does_not_go_on_from_the_state(toy):
+    """`stratify` changes nothing but the folds."""
+    blocks = [{"classes": ["ill", "well"]} | more for more in ({}, {"stratify": "subset"})]
+    keys = [preparation.unfinished_run("finetune", read_task("toy", {"toy": block}), "pretrained", {}, ["clips.csv"]).key
+            for block in blocks]
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("statistics", ["fixed", "updated"])

@@ -89,7 +89,8 @@ def unfinished_run(stage: str, task: Task, init: str, settings: dict, files: lis
         files: of the frame store, that the stage reads.
     """
     inputs = [checkpoint.PRETRAINED, *named_file(init), *(Path("data/frames", task.source, name) for name in files)]
-    settings = settings | {"init": init, "task": task.values, "target": task.target, "subsets": task.subsets}
+    settings = settings | {"init": init, "task": task.values}
+    settings |= {key: getattr(task, key) for key in ("target", "subsets", "stratify")}
     return unfinished(f"{stage}_{task.name}", settings, inputs, STAGES / f"{stage}.py")
 
 
