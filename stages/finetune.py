@@ -9,7 +9,7 @@ writes  data/folds/<task>.csv            clip, patient, label, fold (empty if le
         reports/probes/<task>.csv        a row per probe of the frozen features, division and held-out clip: probe, division, …
         reports/floors/<task>.csv        a row per floor (lib/evaluation/floors.py), division and held-out clip: floor, …
         reports/external/<task>/         outside tests: predictions.csv, clips.csv (lib/evaluation/external.py)
-        reports/features/<task>/         mean features of each clip before fine-tuning (stages/lib/networks/clip_features.py)
+        reports/features/<task>/         mean features of each held-out clip before fine-tuning (lib/networks/clip_features.py)
         reports/grad_cam/<task>/         Grad-CAM of some held-out frames by the networks that predicted them: maps.npy uint8
                                          [K, S, S]; maps.csv, a row each: seed, fold, clip, patient, frame, label,
                                          predicted (of the clip; the map is of this class), its probability in the frame
@@ -92,7 +92,7 @@ def main(
                 for each in (seeds if tests else seeds[:1])}
     write_tables(task, clips, predictions=table_of(frames, trainings, predicted, task.classes), probes=probed,
                  floors=floor_rows, finetune=pd.DataFrame(epoch_rows).astype({"held_out_correct": "Int64"}))
-    clip_features.write(f"reports/features/{task.name}", *clip_features.of_clips(frozen.held_out(once), frames.table))
+    clip_features.write(f"reports/features/{task.name}", *clip_features.of_clips(*frozen.held_out(once)))
     held_out_maps.write(f"reports/grad_cam/{task.name}", explained, frames.grey.shape[-1])
     external.write(f"reports/external/{task.name}", tests, external.predictions(networks, tests, task, recipe))
     write_network(task, networks[seeds[0]], recipe, seeds[0])

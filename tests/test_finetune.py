@@ -23,6 +23,8 @@ from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone, Classifier
 from stages.lib.params import UserError, checked
+from stages.lib.report import results
+from stages.lib.report.neighbourhoods import Map
 from stages.lib.training.views import Views
 
 ARCH = "shufflenet_v2_x0_5"      # the smallest there is
@@ -203,6 +205,18 @@ def test_a_run_with_other_folds_does_not_go_on_from_the_state(toy):
     keys = [preparation.unfinished_run("finetune", read_task("toy", {"toy": block}), "pretrained", {}, ["clips.csv"]).key
             for block in blocks]
     assert keys[0] != keys[1]
+
+
+def test_a_given_split_is_predicted_and_reported_for_its_test_clips_alone(toy):
+    path = toy / "data/frames/toy/clips.csv"
+    table = store.table(path)
+    tested = table["patient"].isin(["p0", "p1", "p2", "p3"])
+    table.assign(split=np.where(tested, "test", "train")).to_csv(path, index=False)
+    finetune.main(**SETTINGS | {"epochs": 1})
+    found = results.evaluate(read_task("toy", SETTINGS["tasks"]), [], 100, 0.95, 0)
+    assert found["given"] and found["metrics"]["clips"] == len(found["clips"]) == tested.sum() == 7
+    of_run = Map(15, 0).drawn("reports/features/toy", {"label": ["ill", "well"]}, found["clips"].set_index("clip")["right"])
+    assert of_run["clips"] == 7
 
 
 @pytest.mark.parametrize("statistics", ["fixed", "updated"])

@@ -110,7 +110,8 @@ def test_random_features_never_see_held_out_frames(toy):
     plain = FrozenFeatures(backbone, TaskFrames(grey, None, table), views, calibrate=False)
     assert np.array_equal(plain(TRAININGS[0]), plain(TRAININGS[1]))
     both = FrozenFeatures(backbone, TaskFrames(grey, None, table), views, calibrate=True)
-    found = both.held_out(TRAININGS)
+    found, of_table = both.held_out(TRAININGS)
+    assert of_table.equals(table[table["clip"].isin(set().union(*(training.parts["held_out"] for training in TRAININGS)))])
     for training in TRAININGS:
         rows = table["clip"].isin(training.parts["held_out"]).to_numpy()
         assert np.array_equal(found[rows], both(training)[rows])

@@ -72,14 +72,16 @@ class FrozenFeatures:
         set_statistics(self.backbone, self.frames.grey[torch.tensor(inside, device=self.frames.grey.device)], self.views)
         return features(self.backbone, self.frames.grey, self.views)
 
-    def held_out(self, trainings: list[tuple]) -> np.ndarray:
-        """Features [N, F] of all frames, each as a held-out frame of the first division (clips that only train: of its end)."""
+    def held_out(self, trainings: list[tuple]) -> tuple[np.ndarray, pd.DataFrame]:
+        """Features [n, F] of the frames that the first division holds out, each as a held-out frame, and their table."""
         division = [training for training in trainings if training.division == trainings[0].division]
-        found = self(division[-1])
-        for training in division[:-1] if self.calibrate else []:
-            rows = self.frames.table["clip"].isin(training.parts["held_out"]).to_numpy()
-            found[rows] = self(training)[rows]
-        return found
+        found, table, inside = self(division[-1]), self.frames.table, np.zeros(len(self.frames.table), bool)
+        for training in division[::-1]:
+            rows = table["clip"].isin(training.parts["held_out"]).to_numpy()
+            inside |= rows
+            if self.calibrate and training is not division[-1]:
+                found[rows] = self(training)[rows]
+        return found[inside], table[inside]
 
 
 class Probes:

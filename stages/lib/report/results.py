@@ -98,7 +98,7 @@ def lesions(task: str, samples: int, confidence: float, seed: int) -> dict[str, 
     """
     path, again = f"reports/predictions/{task}_segmentation.csv", f"run `dvc repro -f segment@{task}`"
     images, folds = read(path), read(f"data/folds/{task}_segmentation.csv")
-    missing = sorted(set(folds.loc[folds["left_out"] == "", "clip"]) ^ set(images["clip"]))
+    missing = sorted(_held_out(folds) ^ set(images["clip"]))
     require(not missing, f"{path} and data/folds/{task}_segmentation.csv differ in {', '.join(missing[:1])}; {again}")
     by_fold = read(path.replace(".csv", "_folds.csv"), pd.read_csv)
     return defined(masks.summary(images, by_fold, samples, confidence, seed))
@@ -107,6 +107,11 @@ def lesions(task: str, samples: int, confidence: float, seed: int) -> dict[str, 
 def defined(numbers: dict[str, float]) -> dict[str, float]:
     """The numbers that are not NaN, which JSON does not have, rounded to four digits after the point."""
     return {key: round(value, 4) for key, value in numbers.items() if np.isfinite(value)}
+
+
+def _held_out(folds: pd.DataFrame) -> set[str]:
+    """The clips that must have been predicted: those in a fold. Clips of fold −1 only train (column `split`)."""
+    return set(folds.loc[(folds["left_out"] == "") & (folds["fold"] != -1), "clip"])
 
 
 def _check(frames: pd.DataFrame, folds: pd.DataFrame, task: str, classes: list[str]) -> None:
@@ -120,7 +125,7 @@ def _check(frames: pd.DataFrame, folds: pd.DataFrame, task: str, classes: list[s
     require(not unknown, f"{path} has the label {', '.join(unknown)}, which tasks.{task}.classes does not name")
     finite = frames[probabilities].apply(pd.to_numeric, errors="coerce").notna().all(axis=None)
     require(finite, f"{path} has an empty probability; {again}")
-    differing = sorted(set(folds.loc[folds["left_out"] == "", "clip"]) ^ set(frames["clip"]))
+    differing = sorted(_held_out(folds) ^ set(frames["clip"]))
     require(not differing, f"{path} and data/folds/{task}.csv differ in {', '.join(differing[:1])}; {again}")
     division = frames["division"].astype(str)
     in_folds = frames[division != GIVEN].groupby([division, groups(frames)])["fold"].nunique()
