@@ -22,6 +22,7 @@ from stages.lib.clips import store
 from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation.fine_tuning import Statistics, Trainable
+from stages.lib.evaluation.folds import GIVEN
 from stages.lib.evaluation.preparation import TaskFrames, load_frames, prepare, unfinished_run, write_folds
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
@@ -56,13 +57,14 @@ def main(
     recipe = Recipe(arch, init, trainable, epochs, batch_size, optimizer, views, frozen_statistics, sizes)
     recipe.network()                            # a wrong setting stops the run before a frame is read
     clips = prepare("segment", task, copy_distance, folds, [fold_seed])
-    frames = load_frames(task, clips.in_folds(next(iter(clips.divisions))))
+    division = next(iter(clips.divisions))
+    frames = load_frames(task, clips.in_folds(division))
     lesions = lesion_maps(task, frames)
     settings = recipe._asdict() | {"views": vars(views), "seed": seed, "folds": folds, "fold_seed": fold_seed,
                                    "score_threshold": score_threshold, "copy_distance": copy_distance,
                                    "device": frames.grey.device.type}
     resume = unfinished_run("segment", task, init, settings, ["frames.npy", "masks.npy", "clips.csv"])
-    detected, fold_rows = cross_validate(recipe, frames, lesions, seed, resume, f"segment {task.name}")
+    detected, fold_rows = cross_validate(recipe, frames, lesions, seed, resume, f"segment {task.name}", division == GIVEN)
 
     name, by_fold = f"{task.name}_segmentation", pd.DataFrame(fold_rows)
     images = score(frames.table, lesions, detected, score_threshold)

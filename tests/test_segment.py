@@ -198,6 +198,20 @@ def test_it_learns_to_segment_a_few_images():
     assert segmentation.score(table, maps, detected, 0.5)["dice"].mean() > constant + 0.3
 
 
+@pytest.mark.parametrize(("column", "value", "images"), [
+    ("split", lambda number: ["test", "train"][number % 8 > 3], 7), ("fold", lambda number: number // 6, 11)])
+def test_given_folds_are_scored_on_what_they_hold_out(toy, column, value, images):
+    """A split: training images have no detections and no Dice. Folds that cut through patients 0 to 2: they are warned of."""
+    path = toy / "data/frames/toy/clips.csv"
+    table = pd.read_csv(path, keep_default_na=False)
+    table[column] = [value(number) for number in range(len(table))]
+    table.to_csv(path, index=False)
+    segment.main(**SETTINGS | {"epochs": 1})
+    found = pd.read_csv(NAMES[1])
+    assert len(found) == images and (found["fold"] >= 0).all()
+    assert lesions("toy", 100, 0.95, 0)["images"] == images
+
+
 def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
     segment.main(**SETTINGS)
     whole = [Path(name).read_text() for name in NAMES]

@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
 
 
 def cross_validate(
-    recipe: Recipe, frames: TaskFrames, lesions: np.ndarray, seed: int, resume: Resume, name: str
+    recipe: Recipe, frames: TaskFrames, lesions: np.ndarray, seed: int, resume: Resume, name: str, given: bool = False
 ) -> tuple[list[dict], list[dict]]:
     """Train and predict every fold that `resume` does not hold yet.
 
@@ -55,6 +55,7 @@ def cross_validate(
         frames: with the column `fold` in their table.
         lesions: lesion maps [N, H, W] of the frames.
         name: of the run, printed beside the progress.
+        given: the clip table gives the folds; only then may a patient be on both sides.
 
     Returns:
         All detections as COCO results; a row per fold: fold, loss (of the last epoch), average precisions.
@@ -67,7 +68,8 @@ def cross_validate(
     data = frames.grey, torch.from_numpy(lesions).unsqueeze(1).to(device)       # N x 1 x H x W each
     for fold in range(len(rows), folds):
         held_out = table["fold"].to_numpy(dtype=int) == fold
-        check_apart(table, {"training": ~held_out, "held_out": held_out})
+        if not given:
+            check_apart(table, {"training": ~held_out, "held_out": held_out})
         torch.manual_seed(seed * folds + fold)
         network = recipe.network().to(device)
         training = [part[torch.from_numpy(~held_out).to(device)] for part in data]
@@ -125,13 +127,14 @@ def predict(network: MaskRCNN, frames: torch.Tensor, images: list[int], batch_si
 
 
 def score(table: pd.DataFrame, lesions: np.ndarray, detected: list[dict], threshold: float) -> pd.DataFrame:
-    """A row per image: how the detections above the threshold, together, overlap its lesions.
+    """A row per held-out image: how the detections above the threshold, together, overlap its lesions.
 
     Args:
-        table: row (the image's number), clip, patient, group, fold, label of each image.
+        table: row (the image's number), clip, patient, group, fold, label of each image; those of fold −1 only train.
         lesions: their lesion maps [N, H, W].
     """
-    sure = defaultdict(list)
+    held_out, sure = table["fold"].to_numpy(dtype=int) >= 0, defaultdict(list)
+    table, lesions = table[held_out].reset_index(drop=True), lesions[held_out]
     for line in detected:
         if line["score"] >= threshold:
             sure[line["image_id"]].append(masks.decode(line["segmentation"]))
