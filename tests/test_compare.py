@@ -57,6 +57,16 @@ def test_a_table_against_itself_differs_by_nothing():
     assert comparison.mcnemar(table, table, CLASSES) == (0, 0, 1.0)
 
 
+def test_runs_that_join_other_patients_are_not_paired():
+    """The bootstrap would draw other patients for each of them; another copy_distance joins others in one group."""
+    first = scores.clip_level(predictions(seed=0))
+    first.insert(0, "group", first["patient"].where(first["patient"] != "", first["clip"]))
+    names = sorted(first["group"].unique())[:2]
+    second = first.assign(group=first["group"].replace(names[0], names[1]))
+    with pytest.raises(UserError, match="predicted different clips"):
+        comparison.compare("pocus", ("a", "b"), [first, second], 100, 0.95, 0)
+
+
 def test_mcnemar_is_the_two_sided_sign_test_on_the_clips_that_differ():
     first = certain(["covid"] * 12, ["covid"] * 9 + ["regular"] * 3, [""] * 12)
     second = certain(["covid"] * 12, ["covid"] * 1 + ["regular"] * 8 + ["covid"] * 2 + ["regular"], [""] * 12)

@@ -42,8 +42,8 @@ def class_names(table: pd.DataFrame) -> list[str]:
 
 
 def held_out(table: pd.DataFrame) -> set[str]:
-    """A fingerprint of classes, clips, labels and folds per seed; runs can be compared if the sets are equal."""
-    columns = ["clip", "label", "patient", "fold"]
+    """A fingerprint of classes, clips, labels, groups and folds per seed; runs can be compared if the sets are equal."""
+    columns = [name for name in ("clip", "label", "patient", "group", "fold") if name in table]
     return {str(class_names(table)) + part[columns].to_csv(index=False) for part in scores.by_run(table)}
 
 
@@ -68,7 +68,8 @@ def compare(
     """
     first, second = runs
     require(held_out(tables[0]) == held_out(tables[1]), f"{task}: {first} and {second} predicted different clips, "
-            "classes or folds; compare runs that share extract_frames, the task's block, finetune.folds and .fold_seeds")
+            "classes or folds; compare runs that share extract_frames, copy_distance, the task's block, finetune.folds and "
+            ".fold_seeds")
     each = [balanced_accuracies(table) for table in tables]
     low, high = intervals.paired_interval(*map(_counts, tables), samples, confidence, seed)
     detectable = intervals.detectable_difference(*map(_counts, tables), samples, confidence, seed)
