@@ -213,6 +213,15 @@ def test_pairs_that_are_known_from_before_change_nothing(workspace, monkeypatch)
     assert compared[-2:] == [0, 5]
 
 
+def test_pairs_of_clips_of_equal_hashes_are_not_counted_again(workspace, monkeypatch):
+    """Two clips are the same and near a third one: the cache knows both pairs by the same hashes."""
+    monkeypatch.setenv("SONOPAIR_CACHE_GIB", "1")
+    clip, *_ = clips_of(np.random.default_rng(0), (4,))
+    other = np.where(np.arange(255) < 5, -clip, clip)
+    found = [matching.near_within([clip, clip, other], LIMIT, "toy").values.tolist() for _ in range(3)]
+    assert len(found[0]) == 6 and found[1] == found[2] == found[0]
+
+
 def test_hashes_from_the_cache_are_the_same(workspace, monkeypatch):
     monkeypatch.setenv("SONOPAIR_CACHE_GIB", "1")
     write_frame_store(workspace / "toy", [{"clip": name, "frames_kept": 3} for name in "abc"])

@@ -67,7 +67,8 @@ def near_within(clips: Sequence[np.ndarray], limit: Limits, name: str) -> pd.Dat
     once = [_table(new[among["one"]], new[among["other"]], among["distance"]),
             _table(new[across["one"]], old[across["other"]], across["distance"])]
     turned = [_table(table["other"], table["one"], table["distance"]) for table in once]
-    pairs = pd.concat([before, *once, *turned]).sort_values(["one", "other"], ignore_index=True)
+    pairs = pd.concat([before, *once, *turned]).drop_duplicates(["one", "other"])       # pairs of clips of equal hashes
+    pairs = pairs.sort_values(["one", "other"], ignore_index=True)
     pairs = pairs.astype({"one": int, "other": int})
     if known:
         sides = [digests[pairs[side]].tolist() for side in ("one", "other")]
