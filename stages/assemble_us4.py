@@ -83,21 +83,23 @@ def main(
 
 
 class Evaluation(NamedTuple):
-    """The clips that tasks are evaluated on: of each source/clip, the checksum of its files, the hashes of its frames."""
+    """The clips that tasks are evaluated on: source/clip, checksum of the files, hashes of the frames; known source/patient."""
 
     names: list[str]
     checksums: list[str]
     bits: list[np.ndarray]
+    patients: list[str]
 
 
 def evaluation_clips(tasks: list[Task]) -> Evaluation:
     """The clips that any of the tasks uses."""
-    found = Evaluation([], [], [])
+    found = Evaluation([], [], [], [])
     for source in dict.fromkeys(task.source for task in tasks):
         clips = pd.concat([task.clips() for task in tasks if task.source == source])
         used = clips[clips["left_out"] == ""].drop_duplicates("clip")
         found.names.extend(f"{source}/" + used["clip"])
         found.checksums.extend(used["checksum"])
+        found.patients.extend(f"{source}/" + used["patient"][used["patient"] != ""])
         found.bits.extend(copies.store_hashes(Path("data/frames", source), used["clip"]))
     return found
 
@@ -112,11 +114,13 @@ def read_source(source: str, classes: dict, evaluated: Evaluation, limit: copies
 
 
 def keep_out(clips: pd.DataFrame, source: str, evaluated: Evaluation, limit: copies.Limits) -> pd.DataFrame:
-    """The leak guard: a reason for each clip that a task is evaluated on or that looks like it; `copy_of`, which it is, and
-    `distance`, how far the two are apart (null where they are the same file)."""
+    """The leak guard: a reason for each clip that a task is evaluated on, that looks like it or shows the same patient of the
+    same source; `copy_of`, which it is, and `distance`, how far the two are apart (null where they are the same file)."""
     files = dict(zip(evaluated.checksums, evaluated.names, strict=True))
     clips["copy_of"] = clips["checksum"].where(clips["left_out"] == "", "").map(lambda checksum: files.get(checksum, ""))
     clips["left_out"] = clips["left_out"].mask(clips["copy_of"] != "", "is an evaluation clip")
+    same = (clips["left_out"] == "") & (source + "/" + clips["patient"]).isin(evaluated.patients)
+    clips["left_out"] = clips["left_out"].mask(same, "is of a patient that a task is evaluated on")
     clips["distance"] = np.nan
     free = clips.index[clips["left_out"] == ""]
     bits = copies.store_hashes(Path("data/frames", source), clips["clip"][free])

@@ -58,6 +58,17 @@ def test_only_clips_that_a_task_evaluates_are_kept_out(sources):
     assert "butterfly/00.mp4" not in clips and {"butterfly/01.mp4", "butterfly/02.mp4"} <= clips
 
 
+def test_other_clips_of_an_evaluated_patient_are_kept_out(sources):
+    """Of the task's source: the linear clip shows the patient of the convex one that is evaluated, the viral clip another."""
+    path = sources / "data/frames/pocus/clips.csv"
+    store.table(path).assign(patient=["one", "two", "one"]).to_csv(path, index=False)
+    assemble_us4.main(**SETTINGS | {"sources": ["lusms", "pocus"]})
+    clips = set(store.read("data/us4").clip_table["clip"])
+    assert "pocus/v.mp4" in clips and not {"pocus/c.mp4", "pocus/l.mp4"} & clips
+    audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False).set_index("clip")["reason"]
+    assert audit["l.mp4"] == "is of a patient that a task is evaluated on"
+
+
 def test_the_audit_accounts_for_every_clip_and_frame(sources):
     assemble_us4.main(**SETTINGS)
     audit = pd.read_csv("reports/us4_audit.csv", keep_default_na=False)
