@@ -92,6 +92,14 @@ def test_what_cannot_change_a_score_splits_no_row():
     assert one.start == "random" and one.trainings == [(0, 0, 0), (1, 1, 0)]
 
 
+def test_random_weights_of_another_network_are_another_row():
+    found = [made(arch, value=value, finetune__init="random", pretrain__arch=arch)
+             for arch, value in (("resnet18", 0.6), ("resnet50", 0.8))]
+    merged, _ = experiments.configurations(found)
+    assert names(merged) == [["resnet18"], ["resnet50"]]
+    assert experiments.differences(merged) == ["pretrain.arch=resnet18", "pretrain.arch=resnet50"]
+
+
 def test_other_code_is_another_row_and_is_named():
     merged, _ = experiments.configurations([made("a"), made("b", seed=1, code="2")])
     assert names(merged) == [["a"], ["b"]]

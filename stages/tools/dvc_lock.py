@@ -4,7 +4,7 @@ import pandas as pd
 
 SEEDS = ("seed", "finetune.seeds")
 SCORED_ON = ("collection", "simulate.", "extract_frames.", "finetune.folds", "finetune.fold_seed", "copy_distance.")
-PRETRAINING = ("pretrain.", "methods.", "views.", "assemble_us4.", "extract_frames.sources")    # random weights do not use it
+PRETRAINING = ("pretrain.", "methods.", "views.", "assemble_us4.", "extract_frames.sources")    # random weights: the arch only
 CODE = ("stages/", "data/raw/")     # besides the parameters, code and the user's clips decide the scores
 
 
@@ -32,7 +32,7 @@ def deciding(flat: dict) -> dict:
             or (block == "segment" and not flat.get("segment.tasks"))
             or (block == "simulate" and flat["collection"] != "phantom")
             or (key.startswith("views.semantic") and flat["views.pipeline"] != "semantic")
-            or (key.startswith(PRETRAINING) and not pretrained)
+            or (key.startswith(PRETRAINING) and key != "pretrain.arch" and not pretrained)
         )
         if not unused:
             kept[key] = value
