@@ -100,6 +100,14 @@ def test_random_weights_of_another_network_are_another_row():
     assert experiments.differences(merged) == ["pretrain.arch=resnet18", "pretrain.arch=resnet50"]
 
 
+def test_other_clips_of_the_source_of_a_task_are_another_row():
+    """With random weights, too, where only the clips of the tasks count."""
+    found = [made(name, seed=seed, finetune__init="random", tasks__pocus__source="blues") for seed, name in enumerate("ab")]
+    for one in found:
+        one["lock"]["extract_frames@blues"] = {"deps": [{"path": "data/raw/blues", "md5": one["name"]}]}
+    assert names(experiments.configurations(found)[0]) == [["a"], ["b"]]
+
+
 def test_other_code_is_another_row_and_is_named():
     merged, _ = experiments.configurations([made("a"), made("b", seed=1, code="2")])
     assert names(merged) == [["a"], ["b"]]

@@ -46,7 +46,8 @@ def is_pretrained(flat: dict) -> bool:
 
 def code_behind(lock: dict, flat: dict) -> dict[str, str]:
     """Checksums of the code and of the user's clips behind the scores, without those of stages that no longer run."""
-    items = {*flat["finetune.tasks"], *flat.get("segment.tasks", [])}
+    tasks = [*flat["finetune.tasks"], *flat.get("segment.tasks", [])]
+    items = {*tasks, *(flat.get(f"tasks.{task}.source") or task for task in tasks)}
     items |= set(flat.get("extract_frames.sources", [])) if is_pretrained(flat) else set()
     left_out = ("report",) if is_pretrained(flat) else ("report", "pretrain", "assemble_us4")
     stages = [stage for name, stage in lock.items() if name not in left_out and name.partition("@")[2] in items | {""}]
