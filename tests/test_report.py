@@ -157,7 +157,7 @@ def test_metrics_are_those_of_the_prediction_files(run):
     report.main(**parameters())
     written = json.loads(Path("reports/scores.json").read_text())
     assert set(written) == {*CLASSES, "pretrain"}
-    assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2, "alignment": 0.4, "uniformity": -1.5}
+    assert written["pretrain"] == {"held_out_loss": 2.6, "epoch": 2}
     for task, classes in CLASSES.items():
         columns = [f"p_{name}" for name in classes]
         frames = pd.read_csv(f"reports/predictions/{task}.csv")
@@ -327,8 +327,16 @@ def test_the_pretraining_figures_are_drawn_where_there_is_something_to_draw(run)
     assert number == 2 and "kNN accuracy" not in section and "uniformity" in section
     edit("reports/pretrain.csv", lambda table: table.assign(knn_accuracy=[math.nan, 0.5, math.nan, 0.75]))
     assert "kNN accuracy" in figures()[1] and "knn_accuracy 0.750" in figures()[1]
+    assert "knn_accuracy" not in json.loads(Path("reports/metrics.json").read_text())["pretrain"], "that is of other weights"
     edit("reports/pretrain.csv", lambda table: table.drop(columns=["alignment", "uniformity", "knn_accuracy"]))
     assert figures()[0] == 1
+
+
+def test_all_scores_of_pretraining_are_those_of_the_kept_weights(run):
+    edit("reports/pretrain.csv", lambda table: table.assign(knn_accuracy=[math.nan, 0.5, math.nan, 0.75]))
+    checkpoint.write({"conv1.weight": torch.zeros(1)}, checkpoint.facts() | {"knn_accuracy": 0.25})
+    report.main(**parameters())
+    assert json.loads(Path("reports/metrics.json").read_text())["pretrain"] == {"held_out_loss": 2.6, "knn_accuracy": 0.25}
 
 
 def test_segmentation_in_the_metrics_and_on_the_page(run):
