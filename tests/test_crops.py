@@ -32,14 +32,17 @@ def test_rows_give_boxes_and_masks_to_clips_and_patterns(tmp_path):
     mask = given.Given(None, tmp_path / "crops/scanner.png")
     assert found == {"convex/b.mp4": given.Given((1, 2, 30, 40), None), "convex/a.mp4": mask}
     assert crops(tmp_path, "\ufeffclip,mask\n*,crops/scanner.png\n") == dict.fromkeys(CLIPS, mask)
+    assert crops(tmp_path, "Clip;Mask;\r\n*;crops\\scanner.png;\r\n") == dict.fromkeys(CLIPS, mask)     # from Windows
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("clip,left,top\nconvex/a.mp4,1,2\n", "must have the column clip and left, top, .*; it has clip, left"),
-        ("clip,left,top,width,height,depth\n", "it has clip, left, top, width, height, depth"),
-        ("", "cannot be read as a csv"),
+        ("clip,left,top,width,height,depth\nconvex/a.mp4,1,2,30,40,5\n", "it has clip, left, top, width, height, depth"),
+        ("", "is empty; its first line must name the columns clip"),
+        ("clip,left,top,width,height\nscan,convex/a.mp4,1,2,30,40\n", "line 2 has 6 fields, but the first line has 5"),
+        ("clip,left,top,width,height\n\n\nconvex/a.mp4,x,2,30,40\n", "line 4: left is 'x'"),
         ("clip,left,top,width,height\na.mp4,1,2,30,40\n", "line 2: no clip is named 'a.mp4'"),
         ("clip,left,top,width,height\nlinear/c.mp4,1,2,30,40\nconvex/a.mp4,1,-2,30,40\n", "line 3: top is '-2'; it must be"),
         ("clip,left,top,width,height\nconvex/a.mp4,1,2,30.5,40\n", "line 2: width is '30.5'"),

@@ -331,6 +331,34 @@ def test_labels_and_patients_of_a_list_go_before_the_header(archive):
     assert "missing" in clips.loc["gone", "left_out"]
 
 
+@pytest.mark.parametrize("path", ["deep/IM1", "./deep/IM1", ".\\deep\\IM1", "deep//IM1 ", "../dicom/deep/IM1",
+                                  "{absolute}/deep/IM1"])  # fmt: skip
+def test_a_path_of_a_list_is_known_in_any_spelling(archive, path):
+    line = {"path": path.format(absolute=archive.resolve()), "label": " a  b ", "patient": " Zoe\u0301"}
+    pd.DataFrame([line]).to_csv(archive / "clips.csv", index=False)
+    table = dicom.clips(Path("data/raw/dicom")).set_index("clip")
+    assert len(table) == 5
+    assert list(table.loc["deep/IM1", ["label", "patient", "left_out"]]) == ["a b", "Zo\u00e9", ""]
+
+
+@pytest.mark.parametrize("column", ["label", "patient"])
+def test_lines_of_a_list_that_contradict_each_other_leave_the_clip_out(archive, column):
+    lines = pd.DataFrame({"path": ["deep/IM1", "deep\\IM1", "IM2.dcm", "IM3"], "label": "x", "patient": "p"})
+    lines["left_out"] = ["", "", "blurred", ""]
+    lines.loc[1, column] = "y"
+    lines.to_csv(archive / "clips.csv", index=False)
+    table = dicom.clips(archive)
+    reasons = {clip: set(part["left_out"]) for clip, part in table.groupby("clip")}
+    assert "which is right is unknown" in reasons.pop("deep/IM1").pop()
+    assert reasons["IM2.dcm"] == {"blurred"} and reasons["IM3"] == {""}
+
+
+def test_a_line_of_a_list_without_a_path_is_named(archive):
+    (archive / "clips.csv").write_text("path,label,fps\nIM3,x,\n,y,\n")
+    with pytest.raises(UserError, match="clips.csv, line 3 has no path"):
+        dicom.clips(archive)
+
+
 def test_a_dicomdir_names_what_is_missing(workspace):
     folder = workspace / "data/raw/dicom"
     files = FileSet()

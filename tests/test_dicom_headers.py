@@ -8,9 +8,9 @@ import pytest
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
-from pydicom.uid import MPEG4HP41, JPEGBaseline8Bit
+from pydicom.uid import MPEG4HP41, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 from recordings import speckle, write_av
-from test_dicom import assert_alike, change, cine, colours, read, region, save
+from test_dicom import assert_alike, change, cine, colours, palette, read, region, save
 
 from stages.lib.clips.readers.recording import Unreadable
 
@@ -56,6 +56,55 @@ def test_an_element_that_follows_from_the_others_may_be_missing(tmp_path, missin
 )  # fmt: skip
 def test_bits_of_every_number_and_place(tmp_path, frames, elements):
     assert_alike(opened(tmp_path, cine(frames, **elements)).images, FRAMES)
+
+
+@pytest.mark.parametrize("bits", [6, 7])
+@pytest.mark.parametrize("allocated", [np.uint8, np.uint16])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"])
+def test_fewer_than_8_bits_have_their_whole_range(tmp_path, photometric, allocated, bits):
+    top = (1 << bits) - 1
+    values = [(frame >> (8 - bits)).astype(allocated) for frame in FRAMES]
+    shown = [frame * (255 / top) for frame in values]
+    if photometric == "MONOCHROME1":
+        values = [(top - frame).astype(allocated) for frame in values]
+    data = cine(values, photometric=photometric, BitsStored=bits, HighBit=bits - 1)
+    if photometric == "PALETTE COLOR":                                          # from 255 to 0: a dark picture stays dark
+        data, shown = palette(data), [255.0 - frame for frame in values]
+    assert_alike(opened(tmp_path, data).images, [frame.round() for frame in shown])
+
+
+def restated(path, syntax):
+    """Let the header name another transfer syntax; the data set stays as it is."""
+    data = path.read_bytes()
+    place = data.index(b"\x02\x00\x10\x00UI") + 6                             # of the element's length
+    before = int.from_bytes(data[place : place + 2], "little")
+    value = syntax.encode() + b"\0" * (len(syntax) % 2)
+    group = data.index(b"\x02\x00\x00\x00UL") + 8
+    length = int.from_bytes(data[group : group + 4], "little") + len(value) - before
+    path.write_bytes(data[:group] + length.to_bytes(4, "little") + data[group + 4 : place] +
+                     len(value).to_bytes(2, "little") + value + data[place + 2 + before :])
+    return path
+
+
+@pytest.mark.parametrize("stated", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_encoding_that_is_stated_wrongly_moves_no_pixel(tmp_path, stated):
+    other = {ExplicitVRLittleEndian: ImplicitVRLittleEndian, ImplicitVRLittleEndian: ExplicitVRLittleEndian}[stated]
+    clip = read(restated(save(cine(FRAMES, other), tmp_path / "a.dcm"), stated))
+    assert_alike(clip.images, FRAMES, most=0)
+    assert clip.facts["frames_damaged"] == 0
+
+
+@pytest.mark.parametrize("stated", [ExplicitVRLittleEndian, None])
+def test_compressed_frames_that_are_not_stated_are_not_taken_for_pixels(tmp_path, stated):
+    data = cine(FRAMES, JPEGBaseline8Bit)
+    data.PixelData = encapsulate([cv2.imencode(".jpg", frame)[1].tobytes() for frame in FRAMES])
+    path = save(data, tmp_path / "a.dcm")
+    if stated:
+        restated(path, stated)
+    else:                                                                       # as old archives wrote files: no meta header
+        path.write_bytes(path.read_bytes()[path.read_bytes().index(b"\x08\0\x16\0") :])
+    with pytest.raises(Unreadable, match="its pixel data are compressed, and its header does not say how: convert it"):
+        read(path)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])

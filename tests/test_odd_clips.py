@@ -3,10 +3,14 @@
 import gzip
 import math
 import os
+import shutil
+import struct
 import zipfile
+from pathlib import Path
 
 import av
 import cv2
+import nibabel
 import nrrd
 import numpy as np
 import pandas as pd
@@ -87,6 +91,59 @@ def test_time_stamps_that_stand_still_or_leap_give_way_to_the_frame_rate(tmp_pat
     for name, stamps in (("still", [0] * 8), ("leap", [0, 1, 2, 3, 100_000, 100_001, 100_002, 100_003])):
         write_av(tmp_path / f"{name}.mkv", speckle(8), stamps=stamps)
         assert read(tmp_path / f"{name}.mkv").times_s == pytest.approx(np.arange(8) / 10)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [((-1, 0, 0, 1), np.fliplr), ((1, 0, 0, -1), np.flipud), ((0, 1, 1, 0), np.transpose),
+     ((0, -1, -1, 0), lambda image: image[::-1, ::-1].T), ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+     ((-1, 0, 0, -1), lambda image: np.rot90(image, 2))],
+)  # fmt: skip
+def test_a_video_is_mirrored_as_its_file_says(tmp_path, matrix, shown):
+    path = write_av(tmp_path / "a.mov", speckle(3), 10, "png", "gray")
+    a, b, c, d = (value << 16 for value in matrix)
+    data = path.read_bytes()
+    place = data.index(b"tkhd") + 44                                           # of the matrix in the header of the track
+    path.write_bytes(data[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[place + 36 :])
+    assert_alike(read(path).images, [shown(frame) for frame in speckle(3)], most=0)
+
+
+@pytest.mark.parametrize("colour_range", [1, 2])
+@pytest.mark.parametrize("kind", ["yuyv422", "uyvy422"])
+def test_packed_colours_of_full_range_are_not_stretched(tmp_path, kind, colour_range):
+    """1: limited, 2: full, as the header of the container states it."""
+    frames = speckle(3)
+    stored = [np.round(frame * (219 / 255) + 16).astype(np.uint8) if colour_range == 1 else frame for frame in frames]
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("rawvideo", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, kind
+        stream.codec_context.color_range = colour_range
+        for image in stored:
+            both = np.full((48, 128), 128, np.uint8)
+            both[:, int(kind == "uyvy422") :: 2] = image
+            frame = av.VideoFrame(64, 48, kind)
+            frame.planes[0].update(both)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert_alike(read(tmp_path / "a.mkv").images, frames, most=1)
+
+
+def test_times_of_an_avi_whose_frames_are_stored_out_of_order(tmp_path):
+    """An AVI does not state when a frame is to be shown, and ffmpeg's guess is wrong for the first ones of H.264."""
+    write_av(tmp_path / "a.avi", speckle(24), 10, "libx264", options={"bf": "3", "crf": "1"})
+    clip = read(tmp_path / "a.avi")
+    assert clip.times_s == pytest.approx(np.arange(24) / 10) and clip.facts["fps"] == pytest.approx(10)
+    assert_alike(clip.images, speckle(24), most=9)
+
+
+def test_a_name_that_looks_like_an_address_is_that_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_av(tmp_path / "a.mkv", speckle(3))
+    write_av(tmp_path / "b.mkv", speckle(5, seed=1))
+    shutil.move("b.mkv", "file:a.mkv")
+    shutil.copy("file:a.mkv", "concat:a.mkv")
+    for name in ("file:a.mkv", "concat:a.mkv"):
+        assert_alike(read(Path(name)).images, speckle(5, seed=1))
 
 
 def test_of_several_videos_in_a_file_the_largest_is_read(tmp_path):
@@ -235,7 +292,95 @@ def test_tiff_colours_that_are_not_read_are_named(tmp_path):
         read(tmp_path / "a.tif")
 
 
+def packed(path, values, bits, white):
+    """A TIFF of whole numbers [H, W] of a few bits each, the rows filled up to whole bytes."""
+    height, width = values.shape
+    texts = ["".join(f"{value:0{bits}b}" for value in row) for row in values.tolist()]
+    data = b"".join(int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big") for text in texts)
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white), 273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: height,
+            279: len(data)}  # fmt: skip
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(b"II*\0" + struct.pack("<LH", 8, 9) + entries + bytes(4) + data)
+
+
+@pytest.mark.parametrize("white", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 12])
+def test_tiff_of_few_bits_has_its_whole_range(tmp_path, bits, white):
+    top = (1 << bits) - 1
+    values = np.round(speckle(1)[0] * (top / 255)).astype(int)
+    packed(tmp_path / "a.tif", top - values if white else values, bits, white)
+    assert_alike(read(tmp_path / "a.tif").images, [np.round(values * (255 / top))], most=1)
+
+
+def test_a_sixteen_bit_tiff_of_red_green_and_blue_in_one_number(tmp_path):
+    frame = speckle(1)[0].astype(np.uint16)
+    data = ((frame >> 3) << 11 | (frame >> 2) << 5 | frame >> 3).tobytes()
+    end = 8 + 2 + 12 * 9 + 4
+    tags = [(256, 1, 64), (257, 1, 48), (258, 3, end), (259, 1, 1), (262, 1, 2), (273, 1, end + 6), (277, 1, 3), (278, 1, 48),
+            (279, 1, len(data))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHLL", tag, 3 if count == 3 else 4, count, value) for tag, count, value in tags)
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<LH", 8, 9) + entries + bytes(4) + struct.pack("<3H", 5, 6, 5) + data)
+    assert_alike(read(path).images, speckle(1), most=8)
+
+
+@pytest.mark.parametrize(("kind", "part"), [("unspecified", 0), ("assocalpha", 128), ("unassalpha", 128)])
+@pytest.mark.parametrize("coloured", [False, True])
+def test_further_samples_of_a_tiff_are_transparency_only_where_it_says_so(tmp_path, kind, part, coloured):
+    frame = speckle(1)[0]
+    other = np.full_like(frame, part)
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([frame] * (3 if coloured else 1) + [other]), extrasamples=(kind,),
+                     photometric="rgb" if coloured else "minisblack", planarconfig="contig")
+    expected = np.round(frame * (128 / 255)) if kind == "unassalpha" else frame  # others are multiplied already, or no alpha
+    assert_alike(read(tmp_path / "a.tif").images, [expected], most=1)
+
+
+def test_frames_that_a_tiff_holds_as_samples_of_a_pixel_are_not_taken_for_colours(tmp_path):
+    for layout, stack in (("contig", np.dstack(speckle(9))), ("separate", np.stack(speckle(9)))):
+        tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", planarconfig=layout)
+        with pytest.raises(Unreadable, match="9 grey values a pixel: save them as pages, or as RGB"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("interval", "unit", "fps"), [(5.0, "msec", 200), (0.05, "sec", 20), (0.01, "min", 1 / 0.6), (1, "furlong", math.nan)]
+)
+def test_the_unit_of_an_imagej_frame_interval(tmp_path, interval, unit, fps):
+    facts = {"axes": "TYX", "finterval": interval, "tunit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", np.stack(speckle(5)), imagej=True, metadata=facts)
+    clip = read(tmp_path / "a.tif")
+    assert clip.times_s == pytest.approx(np.arange(5) / fps, nan_ok=True) and clip.facts["notes"] == ""
+
+
 # Volumes
+
+
+@pytest.mark.parametrize("true", ["True", "true", "1"])
+def test_yes_and_no_in_a_metaimage_in_any_spelling(tmp_path, true):
+    frames = [frame.astype(np.uint16) * 16 for frame in speckle(4)]
+    turned = [frame.byteswap() for frame in frames]
+    path = write_volume(tmp_path / "a.mha", turned, True, BinaryData=true, BinaryDataByteOrderMSB=true, CompressedData=true)
+    path.write_bytes(path.read_bytes().replace(b"LOCAL", b"Local", 1))
+    clip = read(path)
+    assert_alike(clip.images, speckle(4), most=1)
+    assert clip.facts["grey"] == "12 bits in use"
+
+
+@pytest.mark.parametrize("kinds", [["domain", "domain", "RGB-color"], ["domain", "time", "domain"]])
+def test_an_nrrd_whose_axes_come_in_another_order_is_refused(tmp_path, kinds):
+    nrrd.write(str(tmp_path / "a.nrrd"), np.dstack([speckle(1)[0].T] * 3), {"kinds": kinds})
+    with pytest.raises(Unreadable, match=f"its axes are {', '.join(kinds)}: save it with the colours first, and time first or"):
+        read(tmp_path / "a.nrrd")
+
+
+def test_a_pair_of_nifti_files_whose_pixels_begin_further_on(tmp_path):
+    image = nibabel.Nifti1Pair(np.stack([frame.T for frame in speckle(4)], -1), np.eye(4))
+    image.header["vox_offset"] = 352
+    image.header.set_xyzt_units("mm")
+    image.to_filename(tmp_path / "a.hdr")
+    clip = read(tmp_path / "a.hdr")
+    assert_alike(clip.images, speckle(4), most=0)
+    assert math.isnan(clip.facts["mm_per_px"])                                  # 1 mm: nobody has measured it
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
@@ -351,6 +496,16 @@ def test_what_is_no_still_image_in_a_folder_of_images_is_named(tmp_path):
     clip = read(tmp_path)
     assert_alike(clip.images, speckle(3), most=0)
     assert clip.facts["notes"] == "not still images, left out: moving.png"
+
+
+def test_hidden_files_of_a_macintosh_are_no_frames(tmp_path):
+    for number, frame in enumerate(speckle(3)):
+        cv2.imwrite(str(tmp_path / f"frame {number}.png"), frame)
+        (tmp_path / f"._frame {number}.png").write_bytes(b"\0\5\x16\7" + bytes(100))
+    clip = read(tmp_path, fps=10.0)
+    assert_alike(clip.images, speckle(3), most=0)
+    assert clip.numbers == [0, 1, 2] and clip.times_s == pytest.approx([0, 0.1, 0.2])
+    assert (clip.facts["frames_read"], clip.facts["frames_damaged"]) == (3, 0)
 
 
 def test_an_animation_among_images_with_masks_is_left_out(workspace, monkeypatch):

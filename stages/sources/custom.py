@@ -9,8 +9,6 @@ A patient or label may be empty: the clip is then a patient of its own (a DICOM 
 unlabelled.
 """
 
-import os
-import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -50,24 +48,13 @@ def clips(folder: Path) -> pd.DataFrame:
 
 def _row(folder: Path, line: dict[str, str], place: str) -> dict:
     """The line of the table for a line of clips.csv, which is at `place`."""
-    file = _file(folder, line.pop("path"), place)
+    file = lists.file(folder, line.pop("path"), place)
     fps = lists.frame_rate(line.pop("fps", ""), place)
-    line = {name: " ".join(unicodedata.normalize("NFC", value).split()) for name, value in line.items()}     # no line break
+    line = {name: lists.plain(value) for name, value in line.items()}
     own = {name: line.pop(name, "") for name in ("clip", "patient", "label", "subset", "left_out")}
     own["clip"] = own["clip"] or file.as_posix()
     if not own["patient"] and dicom_patient.is_dicom(folder / file):
         own["patient"], _ = dicom_patient.identity(folder / file, dicom_patient.salt(folder))
     if "masks" in line:
-        line["masks"] = ";".join(str(folder / _file(folder, name, place)) for name in line["masks"].split(";") if name)
+        line["masks"] = ";".join(str(folder / lists.file(folder, name, place)) for name in line["masks"].split(";") if name)
     return catalogue.row(folder, folder / file, fps=fps, **own) | line
-
-
-def _file(folder: Path, name: str, place: str) -> Path:
-    """The path below `folder`: as it stands, as a file name may begin with a blank, else without blanks, else from Windows,
-    else with accents encoded otherwise, as on a Macintosh.
-    """
-    require(bool(name.strip()), f"{place} has no path")
-    choices = [name, name.strip(), name.strip().replace("\\", "/")]
-    choices += [unicodedata.normalize(form, choices[-1]) for form in ("NFC", "NFD")]
-    found = next((choice for choice in choices if os.path.exists(folder / choice)), name.strip())
-    return Path(found)

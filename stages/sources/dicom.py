@@ -2,12 +2,14 @@
 
     <any path>      DICOM files of any suffix, or none, single-frame or multi-frame: a clip each
     DICOMDIR        optional; the files that it lists are clips, too
-    clips.csv       optional: column path; label, patient, subset, fps, clip (id) where you know them
+    clips.csv       optional: column path; label, patient, subset, fps, clip (id) where you know them, left_out (a reason)
 
 A patient is a salted hash of PatientID: the salt is SONOPAIR_SALT, or lies beside the folder in <folder>_salt.txt. Keep it
 secret. With the same salt the same patient has the same hash.
 """
 
+import math
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +25,7 @@ LICENCE = "not stated; ask whoever made them"
 CITATION = "not stated; ask whoever made them"
 LINK = ""
 LAYOUT = "DICOM files, in any folders below it"
-OPTIONAL = ("label", "patient", "subset", "fps", "clip")
+OPTIONAL = ("label", "patient", "subset", "fps", "clip", "left_out")
 
 
 def clips(folder: Path) -> pd.DataFrame:
@@ -32,30 +34,40 @@ def clips(folder: Path) -> pd.DataFrame:
     Raises:
         UserError: no folder, no file, or a clips.csv without the column path.
     """
-    told = _told(folder / "clips.csv")
+    told = _told(folder)
     secret = dicom_patient.salt(folder) if folder.is_dir() else b""
     there = catalogue.recordings(folder)
     found = dict.fromkeys(path for path in there if path.name.upper() != "DICOMDIR")
     for path in [*_listed(there), *(folder / name for name in told)]:
         found.setdefault(path)
-    rows = []
-    for path in found:
-        line = told.get(path.relative_to(folder).as_posix(), {})
-        patient, ultrasound = dicom_patient.identity(path, secret) if path.is_file() else ("", True)
-        reason = "" if not path.exists() or dicom_patient.is_dicom(path) else "not a DICOM file"
-        reason = reason or ("" if ultrasound else "not ultrasound: it has another modality")
-        fps = lists.frame_rate(line.get("fps", ""), f"{folder / 'clips.csv'}: {line.get('path')}")
-        rows.append(catalogue.row(folder, path, line.get("label", ""), line.get("patient") or patient, line.get("subset", ""),
-                                  reason, line.get("clip", ""), fps))  # fmt: skip
+    rows = [row for path in found for row in _rows(folder, path, told.get(_below(folder, path), [{}]), secret)]
     return catalogue.table(rows, folder, LAYOUT)
 
 
-def _told(path: Path) -> dict[str, dict]:
-    """Path → what clips.csv says of it."""
-    if not path.exists():
-        return {}
-    table = lists.read(path, ["path"], OPTIONAL)
-    return {line["path"].strip().replace("\\", "/"): line for line in table.to_dict("records")}
+def _rows(folder: Path, path: Path, lines: list[dict], secret: bytes) -> list[dict]:
+    """A line of the table for each line of clips.csv that names a file: one without entries, where none does."""
+    patient, ultrasound = dicom_patient.identity(path, secret) if path.is_file() else ("", True)
+    reason = "" if not path.exists() or dicom_patient.is_dicom(path) else "not a DICOM file"
+    reason = reason or ("" if ultrasound else "not ultrasound: it has another modality")
+    return [catalogue.row(folder, path, line.get("label", ""), line.get("patient") or patient, line.get("subset", ""),
+                          reason or line.get("left_out", ""), line.get("clip") or _below(folder, path),
+                          line.get("fps", math.nan)) for line in lines]  # fmt: skip
+
+
+def _told(folder: Path) -> dict[str, list[dict]]:
+    """Path below the folder → the lines of clips.csv about it."""
+    path, told = folder / "clips.csv", {}
+    for number, line in lists.read(path, ["path"], OPTIONAL).to_dict("index").items() if path.exists() else ():
+        place = f"{path}, line {number}"
+        file = _below(folder, folder / lists.file(folder, line.pop("path"), place))
+        rate = {"fps": lists.frame_rate(line.pop("fps", ""), place)}
+        told.setdefault(file, []).append({name: lists.plain(value) for name, value in line.items()} | rate)
+    return told
+
+
+def _below(folder: Path, path: Path) -> str:
+    """The path from the folder on, in one spelling."""
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _listed(there: list[Path]) -> list[Path]:

@@ -30,8 +30,9 @@ def natural(path: Path) -> tuple:
 
 
 def images(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, in natural order; none where there is no such folder."""
-    return sorted((path for path in folder.glob("*") if is_image(path) and path.is_file()), key=natural)
+    """The image files directly in `folder`, in natural order, no hidden ones; none where there is no such folder."""
+    there = (path for path in folder.glob("*") if not path.name.startswith("."))
+    return sorted((path for path in there if is_image(path) and path.is_file()), key=natural)
 
 
 def files(folder: Path) -> list[Path]:

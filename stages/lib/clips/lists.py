@@ -5,6 +5,7 @@ import csv
 import io
 import math
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd
     content = [fields[: len(names)] for _, fields in lines[1:]]
     table = pd.DataFrame(content, [number for number, _ in lines[1:]], names, dtype=str)
     return table.loc[:, [name != "" for name in names]]
+
+
+def file(folder: Path, name: str, place: str) -> Path:
+    """The path below `folder` that a line names: as it stands, as a file name may begin with a blank, else without blanks, else
+    from Windows, else with accents encoded otherwise, as on a Macintosh.
+    """
+    require(bool(name.strip()), f"{place} has no path")
+    choices = [name, name.strip(), name.strip().replace("\\", "/")]
+    choices += [unicodedata.normalize(form, choices[-1]) for form in ("NFC", "NFD")]
+    return Path(next((choice for choice in choices if os.path.exists(folder / choice)), name.strip()))
+
+
+def plain(text: str) -> str:
+    """A value without line breaks and needless blanks, its letters in one encoding."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def frame_rate(text: str, place: str) -> float:

@@ -13,9 +13,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
-from stages.lib.params import UserError, require
+from stages.lib.clips import lists
+from stages.lib.params import require
 
 PATTERN = re.compile(r"[*?[]")       # what fnmatch takes for more than a letter
 BOX = ["left", "top", "width", "height"]
@@ -36,22 +35,18 @@ def read(folder: Path, clips: Sequence[str]) -> dict[str, Given]:
         clips: the ids of its clips.
 
     Raises:
-        UserError: the file is no table with the columns, or a row is wrong: which one, and why.
+        UserError: the file is no table with the columns, or a line is wrong: which one, and why.
     """
     path = folder / "crops.csv"
     if not path.exists():
         return {}
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a csv in UTF-8 ({error})") from None
-    table.columns = table.columns.str.strip()
+    table = lists.read(path, ["clip"], ["mask", *BOX])
     unknown = set(table.columns) - {"clip", "mask", *BOX}
-    complete = "clip" in table and ("mask" in table or set(BOX) <= set(table.columns))
+    complete = "mask" in table or set(BOX) <= set(table.columns)
     require(complete and not unknown, f"{path} must have the column clip and left, top, width, height or mask; it has "
             f"{', '.join(table.columns)}")
     found, known = {}, set(clips)
-    for line, row in enumerate(table.reindex(columns=["clip", "mask", *BOX], fill_value="").to_dict("records"), 2):
+    for line, row in table.reindex(columns=["clip", "mask", *BOX], fill_value="").to_dict("index").items():
         row = {name: value.strip() for name, value in row.items()}
         given = _given(row, folder, f"{path}, line {line}")
         fitting = [row["clip"]] if row["clip"] in known else []
@@ -68,8 +63,9 @@ def _given(row: dict[str, str], folder: Path, place: str) -> Given:
     """A row's box or mask."""
     if row["mask"]:
         require(not any(row[name] for name in BOX), f"{place}: give a box or a mask, not both")
-        require((folder / row["mask"]).is_file(), f"{place}: {folder / row['mask']} is missing")
-        return Given(None, folder / row["mask"])
+        mask = folder / lists.file(folder, row["mask"], place)
+        require(mask.is_file(), f"{place}: {mask} is missing")
+        return Given(None, mask)
     wrong = next((name for name in BOX if not row[name].isascii() or not row[name].isdecimal()), None)
     require(not wrong, f"{place}: {wrong} is {row.get(wrong)!r}; it must be a whole number of px, 0 or more")
     left, top, width, height = (int(row[name]) for name in BOX)

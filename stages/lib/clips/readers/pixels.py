@@ -89,7 +89,7 @@ def to_8_bits(images: list[np.ndarray], bits: int | None = None) -> tuple[list[n
         images: T x [H, W] uint8, uint16 or float32.
         bits: in use, where the file says so.
     """
-    if all(image.dtype == np.uint8 for image in images):
+    if all(image.dtype == np.uint8 for image in images) and (bits or 8) >= 8:
         return images, ""
     images = [image if image.dtype != np.float32 else np.nan_to_num(image, nan=0, posinf=0, neginf=0) for image in images]
     low, high = float(min(image.min() for image in images)), float(max(image.max() for image in images))

@@ -17,6 +17,9 @@ STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LUMINANCE_FIRST = (PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB)  # the first of three channels is the luminance
 KNOWN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.MASK,
          PHOTOMETRIC.SEPARATED, *LUMINANCE_FIRST)  # fmt: skip
+SECONDS = {"ms": 1e-3, "msec": 1e-3, "s": 1, "sec": 1, "seconds": 1, "min": 60}  # of ImageJ's frame interval
+GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK)
+STRAIGHT_ALPHA = 2  # an extra sample that is to be multiplied with the colours; of another kind it is not
 TURNS = {2: np.fliplr, 3: lambda image: image[::-1, ::-1], 4: np.flipud, 5: np.transpose, 6: lambda image: np.rot90(image, -1),
          7: lambda image: image[::-1, ::-1].T, 8: np.rot90}  # by the orientation that a page states # fmt: skip
 
@@ -31,12 +34,16 @@ def open_tiff(file: Path) -> Recording:
         notes = []
         pages = _pages(tiff, notes)
         facts = tiff.imagej_metadata or {}
-        interval_s = facts.get("finterval") or (1 / facts["fps"] if facts.get("fps") else math.nan)
+        interval_s = (facts.get("finterval") or math.nan) * SECONDS.get(facts.get("tunit", "sec"), math.nan)
+        fps = 1 / interval_s if interval_s > 0 else facts.get("fps") or math.nan
         strange = {page.photometric for page in pages} - set(KNOWN)
         if strange:
             raise Unreadable(f"its colours ({', '.join(sorted(map(_name, strange)))}) are not read: save it as RGB or grey")
+        grey = max((page.samplesperpixel for page in pages if page.photometric in GREY), default=1)
+        if grey > 2:
+            raise Unreadable(f"{grey} grey values a pixel: save them as pages, or as RGB")
         missing = max(int(facts.get("images", 0)) - len(tiff.pages), int(_breaks_off(tiff)))
-    clip = Recording(frames=None, fps=1 / interval_s, notes=notes)
+    clip = Recording(frames=None, fps=fps, notes=notes)
     clip.frames = partial(_frames, file, clip, missing)
     return clip
 
@@ -110,13 +117,17 @@ def _luminance(page: TiffPage, values: np.ndarray) -> np.ndarray:
         colours = page.colormap[:, values]
         deep = page.colormap.max() > 255  # some programs write 8 bits where 16 belong
         return pixels.grey((colours >> 8 if deep else colours).astype(np.uint8).transpose(1, 2, 0))
+    whole = values.dtype.kind == "u" and isinstance(page.bitspersample, int)  # not of colours that differ in bits
+    top = (1 << page.bitspersample) - 1 if whole else 0  # the largest whole number
     if kind == PHOTOMETRIC.MINISWHITE:
-        values = np.iinfo(values.dtype).max - values if values.dtype.kind == "u" else -values.astype(np.float32)
+        values = top - values if top else -values.astype(np.float32)
+    if 0 < top < 255:
+        values = (values * (255 / top)).round().astype(np.uint8)
     if kind == PHOTOMETRIC.SEPARATED and values.ndim > 2 and values.shape[2] >= 4:  # cyan, magenta, yellow, black ink
         paper = np.iinfo(values.dtype).max - values[..., :4].astype(np.int64)
         values = (paper[..., :3] * paper[..., 3:] // np.iinfo(values.dtype).max).astype(values.dtype)
     elif kind in LUMINANCE_FIRST and values.ndim > 2 and "JPEG" not in _name(page.compression):
         values = values[..., 0]
-    elif values.ndim > 2 and not page.extrasamples:
-        values = values[..., :3]
+    elif values.ndim > 2 and STRAIGHT_ALPHA not in page.extrasamples:
+        values = values[..., : values.shape[2] - len(page.extrasamples)]
     return pixels.grey(np.ascontiguousarray(values))

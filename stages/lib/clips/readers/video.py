@@ -54,7 +54,9 @@ def _container(source: Path | BinaryIO) -> Iterator[av.container.InputContainer]
     if not isinstance(source, Path):
         source.seek(0)
     try:
-        container = av.open(str(source) if isinstance(source, Path) else source, metadata_errors="ignore", options=OPTIONS)
+        # not as it stands: of a name such as `file:a.mp4` ffmpeg would open another file
+        place = str(source.absolute()) if isinstance(source, Path) else source
+        container = av.open(place, metadata_errors="ignore", options=OPTIONS)
     except (av.error.FFmpegError, ValueError) as error:
         raise Unreadable("no frame can be decoded: damaged, cut off, or of an unknown kind") from error
     with container:
@@ -85,7 +87,7 @@ def _frames(source: Path | BinaryIO, clip: Recording, aspect: float) -> Frames:
         decode = _Luminance(aspect)
         for frame in _decoded(container, stream, clip):
             counted = clip.damaged
-            yield _time(frame, stream), partial(decode, frame)
+            yield _time(frame, stream, container.format.name == "avi"), partial(decode, frame)
             if frame.is_corrupt and clip.damaged == counted:  # nobody has looked at it
                 clip.damaged += 1
 
@@ -106,8 +108,9 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream, cli
             clip.damaged += 1
 
 
-def _time(frame: av.VideoFrame, stream: av.VideoStream) -> float:
-    ticks = frame.pts if frame.pts is not None else frame.dts
+def _time(frame: av.VideoFrame, stream: av.VideoStream, by_decoding: bool) -> float:
+    """The time stamp in s. An AVI states when to decode a frame; when to show it is a guess that fails with H.264."""
+    ticks = frame.dts if by_decoding or frame.pts is None else frame.pts
     return math.nan if ticks is None else float(ticks * (frame.time_base or stream.time_base))
 
 
@@ -121,23 +124,33 @@ class _Luminance:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray | None:
         if frame.is_corrupt:
             return None
-        square = pixels.fitted(self.luminance(frame), self.aspect)  # before it is turned: width and height change places
-        return np.array(np.rot90(square, round(frame.rotation / 90)))
+        return _turned(pixels.fitted(self.luminance(frame), self.aspect), frame)  # then: width and height may change places
 
     def luminance(self, frame: av.VideoFrame) -> np.ndarray:
         name, parts = frame.format.name, frame.format.components
+        full = frame.color_range == FULL or name.startswith("yuvj") or (name.startswith("gray") and frame.color_range == 0)
         if name in PACKED:
-            both = _plane(frame.planes[0], np.uint8, 2 * frame.width)
-            return pixels.full_range(np.ascontiguousarray(both[:, PACKED[name] :: 2]))
+            luma = np.ascontiguousarray(_plane(frame.planes[0], np.uint8, 2 * frame.width)[:, PACKED[name] :: 2])
+            return luma if full else pixels.full_range(luma)
         if not LUMA_PLANE.fullmatch(name):
             shown = self.reformatter.reformat(frame, format="rgba" if parts[-1].is_alpha else "rgb24")
             return pixels.grey(shown.to_ndarray())
         bits = parts[0].bits
         luma = _values(frame, 0, bits)
-        full = frame.color_range == FULL or name.startswith("yuvj") or (name.startswith("gray") and frame.color_range == 0)
         luma = _eight(luma, bits) if full else pixels.full_range(luma, bits)
         alpha = parts[-1]
         return pixels.opaque(luma, _eight(_values(frame, alpha.plane, bits), bits)) if alpha.is_alpha else luma
+
+
+def _turned(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """The image [H, W] as the file says that it is to be turned or mirrored, by a multiple of 90°."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32)  # column x, row y of the file are shown at a·x + c·y, b·x + d·y
+    if abs(b) > abs(a):
+        image, a, d = image.T, c, b
+    return np.array(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _values(frame: av.VideoFrame, plane: int, bits: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     UID,
+    AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -28,6 +29,7 @@ FAMILY = "1.2.840.10008.1.2.4."  # of the transfer syntaxes that compress
 STREAMS = [f"{FAMILY}{number}" for number in range(100, 109)]  # one MPEG-2, MPEG-4 or HEVC video for all frames
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")  # of a frame: JPEG and JPEG-LS, JPEG 2000
 UNDEFINED = 0xFFFFFFFF
+VALUES = (b"OB", b"OW", b"UN")  # kinds of pixel data that name their kind; the length of others is even and cannot look so
 HALVED = ("YBR_FULL_422", "YBR_PARTIAL_422")  # two pixels share their colour: two values a pixel in place of three
 INFLATED_BYTES = 1 << 30  # a deflated file that grows beyond is made to fill the memory
 
@@ -62,14 +64,17 @@ def opened(path: Path) -> Iterator[PixelData]:
         if elements.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             stream = BytesIO(_inflated(path))
             elements = header.read_header(stream)
-        implicit, little = elements.original_encoding
+        _, little = elements.original_encoding
+        order, start = "<" if little else ">", stream.read(8)
+        implicit = start[4:6] not in VALUES  # of some files the header is wrong about it
         native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         syntax = UID(elements.file_meta.get("TransferSyntaxUID") or native)
-        order, start = "<" if little else ">", stream.read(8)
         if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
             raise Unreadable("a DICOM file without pixel data: no picture")
         length = struct.unpack(f"{order}L", start[4:] if implicit else stream.read(4))[0]
         begin = stream.tell()
+        if length == UNDEFINED and syntax in AllTransferSyntaxes and not syntax.is_encapsulated:
+            raise Unreadable("its pixel data are compressed, and its header does not say how: convert it")
         there = stream.seek(0, SEEK_END) - begin
         length = there if length == UNDEFINED else min(length, there)
         if syntax not in STREAMS:  # a video describes itself

@@ -28,17 +28,21 @@ def read(path: Path) -> Volume:
             fields[key.strip()] = value.strip()
         offset = file.tell()
     width, height, count = three([int(size) for size in fields["DimSize"].split()])
-    order = ">" if "True" in (fields.get("BinaryDataByteOrderMSB"), fields.get("ElementByteOrderMSB")) else "<"
+    order = ">" if _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB") else "<"
     dtype = np.dtype(order + META_TYPES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")])
     channels = int(fields.get("ElementNumberOfChannels", 1))
-    if fields.get("BinaryData", "True") != "True":
+    if not _true(fields, "BinaryData", "True"):
         raise Unreadable("its pixels are written as text: save it as binary data")
     name = fields["ElementDataFile"]
-    file = path if name == "LOCAL" else beside(path, name)
-    if name != "LOCAL":
+    file = path if name.upper() == "LOCAL" else beside(path, name)
+    if file != path:
         offset = int(fields.get("HeaderSize", 0))
         offset = offset if offset >= 0 else file.stat().st_size - width * height * count * channels * dtype.itemsize
     spacing = [float(size) for size in fields.get("ElementSpacing", fields.get("ElementSize", "")).split()]
-    packing = "zlib" if fields.get("CompressedData") == "True" else "raw"
+    packing = "zlib" if _true(fields, "CompressedData") else "raw"
     return Volume(file, offset, packing, width, height, count, channels, dtype, spacing_mm=measured(spacing),
                   **sequence(fields))  # fmt: skip
+
+
+def _true(fields: dict[str, str], name: str, default: str = "False") -> bool:
+    return fields.get(name, default)[:1] in ("T", "t", "1")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nibabel
 
-from stages.lib.clips.readers.volume.header import Volume, three
+from stages.lib.clips.readers.volume.header import Volume, measured, three
 
 SECONDS = {"sec": 1, "msec": 1e-3, "usec": 1e-6}
 MILLIMETRES = {"mm": 1, "meter": 1e3, "micron": 1e-3}
@@ -37,7 +37,7 @@ def read(path: Path, start: bytes) -> Volume:
     length = MILLIMETRES.get(unit, math.nan)
     alone = b"n+" in start[:348]
     file = path if alone else path.with_suffix(".img")  # the pixels of a pair of files lie in the second
-    before = int(header["vox_offset"]) if alone else 0
+    before = int(header["vox_offset"])
     offset, skipped = (0, before) if packing == "gzip" else (before, 0)  # header and pixels are packed together
     return Volume(file, offset, packing, width, height, count, channels, dtype, slope or 1, intercept or 0, skipped,
-                  (zooms[0] * length, zooms[1] * length), fps)  # fmt: skip
+                  measured([zoom * length for zoom in zooms[:2]]), fps)  # fmt: skip

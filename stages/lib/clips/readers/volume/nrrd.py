@@ -12,6 +12,7 @@ NRRD_TYPES = {"signed char": "i1", "int8": "i1", "uchar": "u1", "unsigned char":
               "int16": "i2", "ushort": "u2", "unsigned short": "u2", "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4",
               "unsigned int": "u4", "uint32": "u4", "longlong": "i8", "long long": "i8", "int64": "i8",
               "ulonglong": "u8", "unsigned long long": "u8", "uint64": "u8", "float": "f4", "double": "f8"}  # fmt: skip
+TIMES, DOMAIN = ("time", "list"), ("domain", "space", "none", "???")  # kinds of axes: of frames, of a picture
 PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 
 
@@ -26,8 +27,11 @@ def read(path: Path) -> Volume:
         header = nrrd.read_header(file)
         offset, file_name = file.tell(), header.get("data file", header.get("datafile"))
     kinds, sizes = list(header.get("kinds", [])), [int(size) for size in header["sizes"]]
-    mixed = bool(kinds) and kinds[0] in ("time", "list")
-    coloured = bool(kinds) and kinds[0] not in ("domain", "space", "???", "time", "list") and sizes[0] <= 4
+    mixed = bool(kinds) and kinds[0] in TIMES
+    coloured = bool(kinds) and kinds[0] not in (*DOMAIN, *TIMES) and sizes[0] <= 4
+    axes = kinds[1:] if mixed or coloured else kinds
+    if set(axes) - {*DOMAIN, *TIMES} or set(axes[:2]) & {*TIMES}:
+        raise Unreadable(f"its axes are {', '.join(kinds)}: save it with the colours first, and time first or last")
     width, height, count = three(sizes[1:] + sizes[:1] if mixed else sizes[coloured:])
     dtype = np.dtype((">" if header.get("endian") == "big" else "<") + NRRD_TYPES[header["type"]])
     if header["encoding"] not in PACKINGS:
