@@ -5,7 +5,7 @@ that never wait. It computes with a fixed number of threads, or with threads by 
 load` starts beside the busy processes; `later` starts before them, and is measured from LATER_S after its start. The last row
 is for two trainings side by side, as `dvc queue start -j 2` runs them, measured from LATER_S, too.
 
-    loss      seconds per step / those that a fair share of the cores would take
+    slowdown  seconds per step / those that a fair share of the cores would take
 
 The fair share is what the others leave, but no less than an equal part. Its time is that of as many threads on the idle
 machine (half a core: twice the time of one thread; all cores: the fastest number). So the machine must be idle otherwise; the
@@ -131,16 +131,16 @@ def main() -> None:
     idle = {count: beside(0, [one], count, options.seconds)[0] for count in counts}
     fair = {busy: min(idle.values()) if share == CORES else idle[max(1, round(share))] * max(1, round(share)) / share
             for busy, share in shares.items()}
-    print(f"{'busy':>4} {'threads':14}{'seconds a step':>15}{'loss':>7}")
+    print(f"{'busy':>4} {'threads':14}{'seconds a step':>15}{'slowdown':>10}")
     for busy in BUSY:
         ways = {"by the load": (0, False)} | ({"later": (0, True)} if busy else {})
         for name, (threads, later) in (ways | {f"{count}": (count, False) for count in counts}).items():
             step_s, used = ((idle[threads], threads) if threads and not busy else
                             beside(busy, [one], threads, options.seconds, later))
             label = name if threads else f"{name}: {used}"
-            print(f"{busy:4} {label:14}{step_s:15.3f}{step_s / fair[busy]:7.2f}", flush=True)
+            print(f"{busy:4} {label:14}{step_s:15.3f}{step_s / fair[busy]:10.2f}", flush=True)
     step_s, used = beside(0, [one, two], 0, options.seconds, later=True)
-    print(f"two trainings: {used} {step_s:15.3f}{step_s / (idle[max(1, CORES // 2)]):7.2f}")
+    print(f"two trainings: {used} {step_s:15.3f}{step_s / (idle[max(1, CORES // 2)]):10.2f}")
     for worker in (one, two):
         worker.process.kill()
 
