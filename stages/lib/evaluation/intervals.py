@@ -62,14 +62,20 @@ def _recall(counts: np.ndarray, confidence: float) -> tuple[float, float, float]
 def _correlation(counts: np.ndarray, recall: np.ndarray) -> np.ndarray:
     """The correlation of the recalls [C, C] over the patients, some of whom have clips of several classes.
 
-    A negative one is taken for 0: it would narrow the interval, and few patients do not tell it well.
+    A negative one is taken for 0: it would narrow the interval, and few patients do not tell it well. If a class has no error,
+    or nothing but errors, it is unknown: then the part of the patients that two classes share is taken, the most it can be.
     """
-    off = counts[..., 1].mean(0) - recall * counts[0, :, :, 0]                                  # P x C
-    shared = off.T @ off
-    spread = np.sqrt(np.outer(shared.diagonal(), shared.diagonal()))
-    found = np.divide(shared, spread, out=np.zeros_like(shared), where=spread > 0).clip(min=0)
-    np.fill_diagonal(found, 1)
-    return found
+    clips = counts[0, :, :, 0]                                                                  # P x C
+    off, there = counts[..., 1].mean(0) - recall * clips, (clips > 0).astype(float)
+    (shared, spread), (most, patients) = (_products(values) for values in (off, there))
+    return np.divide(shared, spread, out=most / patients, where=spread > 0).clip(min=0)
+
+
+def _products(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of products of each two columns [C, C], and the most that they could be."""
+    products = values.T @ values
+    squares = products.diagonal()
+    return products, np.sqrt(np.outer(squares, squares))
 
 
 def bootstrap(counts: np.ndarray, samples: int, seed: int) -> np.ndarray:
