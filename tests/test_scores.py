@@ -99,6 +99,15 @@ def test_scores_against_scikit_learn(seed):
     assert values["auroc"] == pytest.approx(metrics.roc_auc_score(table["label"], chances, multi_class="ovr"))
 
 
+@pytest.mark.parametrize("left_out", [(), ("covid",)])
+def test_balanced_accuracies_of_runs_against_scikit_learn(left_out):
+    """Also where a class occurs in no clip."""
+    runs = [scores.clip_level(predictions(seed)).query("label not in @left_out").assign(division=0, seed=seed) for seed in (0, 1)]
+    expected = [metrics.recall_score(run["label"], scores.predicted(run, CLASSES), labels=sorted(set(run["label"])),
+                                     average="macro") for run in runs]
+    assert scores.balanced_accuracies(pd.concat(runs), CLASSES) == pytest.approx(expected)
+
+
 def test_confusion_counts_actual_by_predicted():
     table = certain(["covid", "covid", "regular"], ["covid", "regular", "pneumonia"], ["", "", ""])
     assert scores.confusion(table, CLASSES).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]

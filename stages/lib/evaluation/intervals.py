@@ -23,7 +23,8 @@ def interval(counts: np.ndarray, confidence: float) -> tuple[float, float]:
     0 where no patient has clips of both. If a class has a single patient, the limits are not closer than those of
     Clopper & Pearson for one trial per patient, in classes of equal weight.
 
-    The coverage is at least 93 % for 95 % asked, for 2 to 80 patients (tests/benchmarks/interval_coverage.py).
+    The coverage is at least 93 % for 95 % asked in 853 of 854 simulated cases of 2 to 80 patients, 91 % in the other
+    (tests/benchmarks/interval_coverage.py).
     """
     counts = counts[:, :, counts[0, :, :, 0].sum(0) > 0]                        # without classes that have no clip
     low, recall, high = np.transpose([_recall(counts[:, :, number], confidence) for number in range(counts.shape[2])])
