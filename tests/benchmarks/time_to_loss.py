@@ -34,17 +34,17 @@ BLOCK = BLOCKS["simclr"]
 KINDS = ("ours", "lightly", "torchvision")
 
 
-def build(sets: list[ClipSet], arch: str) -> ContrastiveMethod:
+def build(sets: list[ClipSet], arch: str, seed: int) -> ContrastiveMethod:
     """SimCLR with the weights that all start from."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return pretrain.build("simclr", BLOCKS, VIEWS, Backbone(arch), *sets).to(device())
 
 
-def our_steps(model: ContrastiveMethod, train: ClipSet, batch: int) -> Iterator[dict]:
+def our_steps(model: ContrastiveMethod, train: ClipSet, batch: int, seed: int) -> Iterator[dict]:
     """Train the model by the loop of the stage; yields its weights after each step."""
     optimizer, _ = optimizer_and_schedule(model.trained(), 1, **BLOCK["optimizer"])
     set_learning_rate(optimizer, BLOCK["optimizer"]["learning_rate"])
-    draw = generator(0, device())
+    draw = generator(seed, device())
     while True:
         for frames, clips in train.batches(batch, model.pick, draw):
             loss, _ = model.train().loss(frames, clips, draw)
@@ -114,13 +114,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, clips and views")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=20, help="steps between two measurements of the held-out loss")
     options = parser.parse_args()
     data = store.read("data/us4")
     sets = [ClipSet(data, split, device()) for split in ("train", "held_out")]
-    judge = build(sets, options.arch)
-    running = {"ours": our_steps(build(sets, options.arch), sets[0], options.batch)}
+    judge = build(sets, options.arch, options.seed)
+    running = {"ours": our_steps(build(sets, options.arch, options.seed), sets[0], options.batch, options.seed)}
     running |= {kind: library_steps(kind, judge, sets[0], options.batch) for kind in KINDS[1:]}
     seconds, curves, weights = dict.fromkeys(KINDS, 0.0), {kind: [] for kind in KINDS}, {}
     print(f"{device().type}, {torch.get_num_threads()} threads, {len(sets[0])} clips, batch {options.batch}, {options.arch}; "
