@@ -44,7 +44,7 @@ def coverage(draws: int, seed: int, patients=PATIENTS, accuracies=ACCURACIES) ->
     """A row per case: its settings, coverage and mean width of the interval."""
     rows, draw = [], np.random.default_rng(seed)
     for count, accuracy, makeup, most, correlation in itertools.product(patients, accuracies, MAKEUP, CLIPS, CORRELATIONS):
-        if CLIPS[most] == 1 and correlation > 0 and makeup != MIXED or count < len(MAKEUP[makeup]) and makeup != MIXED:
+        if makeup != MIXED and (CLIPS[most] == 1 and correlation > 0 or count < len(MAKEUP[makeup])):
             continue
         ends = np.array([interval(simulate(count, accuracy, makeup, CLIPS[most], correlation, draw), 0.95)
                          for _ in range(draws)])

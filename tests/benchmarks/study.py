@@ -60,7 +60,7 @@ CLASSES = {"a": {name: [f"gallbladder_ba/{name}"] for name in ("normal", "biliar
 STEPS, BATCH, EPOCHS = 2000, 64, 20
 VIEWS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.8, 1.25], "flip_probability": 0.5, "brightness": 0.4, "contrast": 0.4,
          "jitter_probability": 1.0, "blur_probability": 0.0, "solarize_probability": 0.0}
-METHODS = ("simclr", "uscl", "meta_uscl", "ucl", "ivpp", "supervised")
+METHODS = ("simclr", "uscl", "meta_uscl", "ivpp", "supervised")     # `ucl` needs the set of videos
 DEFAULT = "_default"
 DIVISIONS = list(range(10, 15))
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)

@@ -1,8 +1,9 @@
-"""Seconds until SimCLR's held-out loss is as low as asked, by our loop, lightly's and torchvision's: --help
+"""Seconds to the same held-out loss of SimCLR, by our loop, lightly's and torchvision's transforms: --help
 
-Run it in a folder with data/us4 (`dvc repro assemble_us4`). All three start from the same weights, with the views, optimiser
-and learning rate of simclr's block of params.yaml, kept constant. They take turns, step by step, so that a busy machine slows
-all of them. The held-out loss is always measured by our code, and its time is not counted.
+Run it in a folder with data/us4 (`dvc repro assemble_us4`). All three start from the same weights, with the optimiser, constant
+learning rate and views of simclr's block of params.yaml; only lightly's crops have its own range of width / height. They take
+turns, step by step, so that a busy machine slows all of them. The held-out loss is always measured by our code, and its time
+is not counted. Compared is the lowest loss that all three reach.
 """
 
 import argparse
@@ -90,18 +91,18 @@ def library_steps(kind: str, model: ContrastiveMethod, train: ClipSet, batch: in
     network, where = torchvision.models.get_model(model.backbone.arch), device()
     head = projection_head(model.backbone.feature_width, model.backbone.feature_width, BLOCK["embedding_width"])
     network.set_submodule(model.backbone.classifier, head)
-    network.load_state_dict(model.backbone.network.state_dict(), strict=False)
-    head.load_state_dict(model.projection_head.state_dict())
+    ends = {f"{model.backbone.classifier}.{name}": value for name, value in model.projection_head.state_dict().items()}
+    network.load_state_dict(model.backbone.network.state_dict() | ends)
     network.to(where).train()
     rate = {"lr": BLOCK["optimizer"]["learning_rate"], "weight_decay": BLOCK["optimizer"]["weight_decay"]}
     optimizer = torch.optim.Adam(network.parameters(), **rate)
-    ours = NTXentLoss(temperature=BLOCK["temperature"]) if kind == "lightly" else (
+    criterion = NTXentLoss(temperature=BLOCK["temperature"]) if kind == "lightly" else (
         lambda left, right: nt_xent(unit(left), unit(right), BLOCK["temperature"]))
     data = torch.utils.data.DataLoader(Pairs(train, views(kind, train.frames.shape[-1])), batch, shuffle=True, drop_last=True,
                                        num_workers=workers(), persistent_workers=True, pin_memory=where.type == "cuda")
     while True:
         for pair in data:
-            loss = ours(*network(torch.cat(pair[:2]).to(where, non_blocking=True)).chunk(2))
+            loss = criterion(*network(torch.cat(pair[:2]).to(where, non_blocking=True)).chunk(2))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
