@@ -101,7 +101,7 @@ def main(
     values |= {"feature_maps": clip_map.of_run(results), "audit": read("reports/us4_audit.csv").to_dict("records")}
     values |= {"sources": {name: import_module(f"stages.sources.{name}") for name in used}}
     values |= {"inputs": filled_in(finetune["views"], finetune["init"], Backbone(pretrained["facts"]["arch"]))}
-    values |= provenance.values(parameters)
+    values |= provenance.values(parameters, results)
     values["sections"] = filled(values)
     _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))
     tell(results, confidence)

@@ -155,6 +155,12 @@ def test_the_model_card_holds_the_numbers_of_the_metrics(run):
     assert card.count("```") == 2 and card.endswith("\n") and "\n\n\n" not in card
 
 
+def test_the_model_card_loads_no_hidden_layer_into_a_network_without_one(run):
+    report.main(**parameters(finetune=FINETUNE | {"head": {"hidden_width": 8, "dropout": 0.0}}))
+    card = Path("models/README.md").read_text(encoding="utf-8")
+    assert "num_classes" not in card and "has a hidden layer" in card and card.count("```") == 2 and "\n\n\n" not in card
+
+
 def test_the_data_card_holds_the_numbers_of_the_audit(run):
     rows = [("butterfly", "held_out", "", "", "", "", 4, 30, 0, "Reg 4"),
             ("butterfly", "left_out", "looks like an evaluation clip", f"{NASTY}|`", "pocus/x.mp4", 0.2, 1, 0, 0, "a|b 1"),

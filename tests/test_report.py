@@ -24,7 +24,8 @@ from stages.tools import compare
 CLASSES = {"pocus": ["covid", "pneumonia", "regular"], "gallbladder": ["normal", "malignant"]}
 NASTY = "../Cov_<script>alert(1)</script> & é\n| `x` '\" =cmd|' /C calc'!A0" + "n" * 4000 + ".mp4"
 FINETUNE = {"tasks": list(CLASSES), "folds": 5, "init": "pretrained", "select": "last_epoch", "inner_fraction": 0.2,
-            "label_fraction": 1.0, "seeds": [0], "fold_seeds": [0], "trainable": "all", "views": {"mean": 0.5, "std": 0.25}}
+            "label_fraction": 1.0, "seeds": [0], "fold_seeds": [0], "trainable": "all", "views": {"mean": 0.5, "std": 0.25},
+            "grad_cam": {"per_fold": 1}}
 AUDIT = "source outcome reason clip copy_of distance clips frames patients labels".split()
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use"}
 

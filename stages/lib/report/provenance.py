@@ -33,14 +33,16 @@ def changes(parameters: dict) -> dict[str, tuple] | None:
     return {name: (value, before.get(name)) for name, value in parameters.items() if before.get(name) != value}
 
 
-def values(parameters: dict) -> dict:
+def values(parameters: dict, results: list[dict]) -> dict:
     """The values that the templates need about the run, beside its results.
 
     Args:
         parameters: of the run, as `flat` returns them.
+        results: of the tasks. Their `runs` count what was run: a division that is given, or that leaves one patient out, is the
+            only one, whatever the fold seeds.
     """
-    parts = {"divisions into folds": parameters["finetune.fold_seeds"], "seeds": parameters["finetune.seeds"]}
-    several = [f"{len(seeds)} {name}" for name, seeds in parts.items() if len(seeds) > 1]
+    most = {name: max(result["runs"][name] for result in results) for name in results[0]["runs"]}
+    several = [f"{count} {name}" for name, count in most.items() if count > 1]
     return {
         "parameters": parameters,
         "changes": changes(parameters),

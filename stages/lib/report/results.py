@@ -40,6 +40,7 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
         "classes": classes,
         "frames": len(scores.by_run(frames)[0]),
         "given": GIVEN in set(frames["division"].astype(str)),       # whether the clip table gives the division into folds
+        "runs": {"divisions into folds": frames["division"].nunique(), "seeds": frames["seed"].nunique()},
         "metrics": defined(scores.summary(frames, epochs, classes, confidence) | probes),
         "floors": above_floors(read(f"reports/floors/{name}.csv", command=again), clips, classes, *bootstrap),
         "external": outside_tests(task, confidence),
