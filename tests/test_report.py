@@ -293,6 +293,17 @@ def test_the_leak_guard_is_counted_and_its_clips_are_named(run):
     Page(source)
 
 
+def test_the_page_counts_remarks_on_clips_that_stay(run):
+    rows = [("lusms", outcome, reason, f"{outcome}.mp4", "", "", 1, 9, 0, "") for outcome, reason in (
+        ("frames_damaged", "damaged frames"), ("noted", "its header says 0 Hz"), ("burned_in", "letters inside its crop"))]
+    edit("reports/us4_audit.csv", lambda table: pd.concat([table, pd.DataFrame(rows, columns=AUDIT)]))
+    report.main(**parameters(finetune=FINETUNE | {"tasks": ["pocus"]}))
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "<summary>butterfly: 2 clips left out for other reasons</summary>" in source
+    assert "<summary>lusms: 3 remarks on clips that stay</summary>" in source
+    Page(source)
+
+
 def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
     report.main(**parameters(collection="raw", finetune=FINETUNE | {"tasks": ["pocus"], "init": "random"}))
     source = Path("reports/report.html").read_text(encoding="utf-8")
