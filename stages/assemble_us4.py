@@ -71,7 +71,7 @@ def main(
     if not (clips["left_out"] == "").any():
         reasons = "; ".join(sorted(set(clips["left_out"])))
         raise UserError(f"no clip of {', '.join(sources)} is left to pretrain on: {reasons}; name other sources in "
-                        "assemble_us4.sources, or other tasks")
+                        "assemble_us4.sources, or add clips of patients that no task uses, such as unlabelled ones")
     clips = join_copies(clips, same)
     clips["split"] = split(clips, sources, held_out_fraction, np.random.default_rng(seed))
     with store.replacing("data/us4") as folder:

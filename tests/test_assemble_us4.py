@@ -249,5 +249,5 @@ def test_what_cannot_be_assembled_is_one_sentence(sources, change, sentence):
 
 def test_a_set_of_evaluation_clips_alone_is_refused(sources):
     tasks = {"pocus": {"classes": ["covid", "viral"], "subsets": []}}
-    with pytest.raises(UserError, match="no clip of pocus is left to pretrain on: .*; name other sources in "):
+    with pytest.raises(UserError, match="no clip of pocus is left to pretrain on: .*; name other sources in .*unlabelled"):
         assemble_us4.main(**SETTINGS | {"sources": ["pocus"], "tasks": tasks})
