@@ -54,14 +54,14 @@ def test_a_users_mistake_is_one_line_and_exit_status_1(monkeypatch):
 
 def test_the_item_comes_from_the_command_line(monkeypatch):
     asked, called = [], []
-    monkeypatch.setattr("dvc.api.params_show", lambda stages: asked.append(stages) or {"stage": {"frames": 1}})
+    monkeypatch.setattr("dvc.api.params_show", lambda stages=None: asked.append(stages) or {"stage": {"frames": 1}})
 
     def main(source: str, frames: int):
         called.append((source, frames))
 
     monkeypatch.setattr("sys.argv", ["stage", "pocus"])
     run(main, "stage", item="source")
-    assert asked == ["dvc.yaml:stage@pocus"] and called == [("pocus", 1)]
+    assert asked == ["dvc.yaml:stage@pocus", None] and called == [("pocus", 1)]
     monkeypatch.setattr("sys.argv", ["stage"])
     with pytest.raises(SystemExit) as stop:
         run(main, "stage", item="source")

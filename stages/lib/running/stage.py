@@ -53,6 +53,9 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
         arguments = {item: named[0]} if item else {}
         shared = _declared("@".join([stage, *named]), pipeline)
         block = shared.pop(stage, {})
+        whole = dvc.api.params_show().get(stage) if item else None
+        if isinstance(whole, dict):                 # dvc.yaml lists the keys of these blocks, which hides one that is misspelt
+            block |= {key: whole[key] for key in whole if key != f"{item}s"}
         arguments |= checked(main, shared, "", inspect.signature(main).parameters.keys() - shared.keys())
         arguments |= checked(main, block, stage, arguments)
         with stoppable(), alone("_".join([stage, *named])):
