@@ -225,7 +225,7 @@ def test_page_stands_alone_and_says_what_matters(run):
     assert tags.count("svg") == 7 <= len(pictures)
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(names) == len(set(names))
-    for sentence in ("Simulated clips.", "Research only, not for diagnosis.", "selected on the test fold", "is noise"):
+    for sentence in ("Simulated clips.", "Research only, not for diagnosis.", "selected on the test fold", "paired difference"):
         assert sentence in text
     for numbers in list(json.loads(Path("reports/scores.json").read_text()).values())[:2]:
         for name, number in numbers.items():
