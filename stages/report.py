@@ -126,8 +126,8 @@ def plots(results: list[dict]) -> dict[str, str]:
 def tell(results: list[dict], confidence: float) -> None:
     """Print the scores, the baselines that could not be compared, and where to look next."""
     for result in results:
-        print("{0}: balanced accuracy {balanced_accuracy}, {1:g} % interval {balanced_accuracy_low} to "
-              "{balanced_accuracy_high}".format(result["task"], 100 * confidence, **result["metrics"]))
+        print("{0}: balanced accuracy {balanced_accuracy:.3f}, {1:g} % interval {balanced_accuracy_low:.3f} to "
+              "{balanced_accuracy_high:.3f}".format(result["task"], 100 * confidence, **result["metrics"]))
         for baseline in result["baselines"]:
             if "note" in baseline:
                 print(f"report.baselines: {baseline['note']}")
