@@ -172,14 +172,13 @@ def draw(network: Classifier, frames: np.ndarray, by_frame: pd.DataFrame, clip: 
 
 
 def tell(clips: pd.DataFrame, facts: dict, out: Path) -> None:
-    """Print what was left out and why, what was written, and the score of the network."""
+    """Print what was left out and why, what was written, and where the scores of the network stand."""
     left_out = clips[clips["left_out"] != ""]
     for clip, reason in left_out["left_out"].items():
         print(f"left out: {clip}: {reason}")
-    score = facts.get("balanced_accuracy")
-    score = "" if score is None else f", balanced accuracy in cross-validation {score:.3f}"
     print(f"{out}/clips.csv, frames.csv: {len(clips) - len(left_out)} of {len(clips)} clips by {facts['arch']}, fine-tuned for "
-          f"{facts['task']} ({', '.join(facts['classes'])}){score}\nFor research only, not for diagnosis.")
+          f"{facts['task']} ({', '.join(facts['classes'])}); its scores: models/README.md\n"
+          "For research only, not for diagnosis.")
 
 
 if __name__ == "__main__":
