@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.training.optimizer import optimizer_and_schedule
+from stages.lib.training.semantic_views import chosen_views
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "stages/methods").glob("*.py"))
@@ -125,6 +127,18 @@ def test_a_key_too_many_too_few_or_a_zero_is_named(name, train):
         if key in BLOCKS[name]:
             with pytest.raises(UserError, match=f"methods.{name}.{key} is 0"):
                 build(name, train, **{key: 0})
+
+
+def test_the_method_in_the_documents_runs_as_it_stands(train, held_out, draw):
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)[1], found)
+    views = chosen_views(BLOCKS["simclr"]["views"], PUBLISHED, "views")
+    settings = {key: value for key, value in BLOCKS["simclr"].items() if key not in ("optimizer", "views", "keep")}
+    model = found["Method"](Backbone("resnet18"), train, views, **settings)          # the block that the text says to copy
+    frames, clips = next(train.batches(len(train), model.pick, draw))
+    loss, values = model.loss(frames, clips, draw)
+    loss.backward()
+    assert loss.isfinite() and values == {} and all(part.grad is not None for part in model.parameters())
 
 
 def test_an_unknown_method_is_answered_with_the_choices(train):
