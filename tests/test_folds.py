@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from stages.lib.clips.tasks import groups
+from stages.lib.evaluation import folds
 from stages.lib.evaluation.folds import GIVEN, divide, parts
 from stages.lib.params import UserError
 
@@ -54,9 +55,19 @@ def test_more_folds_than_patients_or_one_is_a_sentence(folds):
         with_folds(clip_table({"ill": 3, "well": 3}), "toy", folds, 0, "finetune")
 
 
-def test_a_fold_without_a_class_is_a_sentence():
-    with pytest.raises(UserError, match=r"fold \d of task toy has no clip of class well: choose fewer folds"):
-        with_folds(clip_table({"ill": 12, "well": 2}), "toy", 3, 0, "finetune")
+@pytest.mark.parametrize(("well", "advice"), [(1, "which has 1 patient: add patients of this class, or leave"),
+                                              (2, "which has 2 patients: choose 2 folds or fewer, or leave")])
+def test_a_fold_without_a_class_is_a_sentence(well, advice):
+    with pytest.raises(UserError, match=rf"fold \d of task toy has no clip of class well, {advice}"):
+        with_folds(clip_table({"ill": 12, "well": well}), "toy", 3, 0, "finetune")
+
+
+def test_another_division_is_advised_where_it_may_help():
+    """Three patients of a class in three folds, of which one has two."""
+    fold = pd.Series([0, 1, 2, 0, 0, 1], dtype="Int64")
+    used = pd.DataFrame({"label": ["ill"] * 3 + ["well"] * 3, "group": list("abcdef")})
+    with pytest.raises(UserError, match="which has 3 patients: choose fewer folds, another fold seed than 7, or leave"):
+        folds._require_classes(used, fold, "toy", "finetune", 7, False)
 
 
 def patients(table: pd.DataFrame, clips: set[str], label: str) -> set[str]:
@@ -139,7 +150,7 @@ def test_as_many_folds_as_patients_leave_one_out():
     used = found[found["left_out"] == ""]
     assert used.groupby("fold")["patient"].unique().map(list).tolist() == [[name] for name in sorted(used["patient"].unique())]
     assert list(divide(table, "toy", "finetune", 7, [2, 0, 1])) == ["0"]        # all divisions would be this one
-    with pytest.raises(UserError, match="no clip of class well to train on"):
+    with pytest.raises(UserError, match="no clip of class well to train on, which has 1 patient: add patients"):
         with_folds(clip_table({"ill": 4, "well": 1}), "toy", 5, 0, "finetune")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from stages.lib.params import require
+from stages.lib.params import UserError, require
 
 GIVEN = "given"     # the name of the division that the clip table gives; other divisions are named by their fold seeds
 
@@ -101,12 +101,16 @@ def _given(used: pd.DataFrame, task: str) -> pd.Series | None:
 
 def _require_classes(used: pd.DataFrame, fold: pd.Series, task: str, stage: str, fold_seed: int, alone: bool) -> None:
     """Raise UserError if a fold lacks a class; if groups are left out one by one, only if its training part does."""
-    for number in range(fold.max() + 1):
+    folds, patients = fold.max() + 1, used.groupby("label")["group"].nunique()
+    for number in range(folds):
         present = used["label"][(fold[used.index] != number) == alone]
-        missing = sorted(set(used["label"]) - set(present))
-        require(not missing, f"params.yaml: {stage}.folds is {fold.max() + 1}; fold {number} of task {task} has no clip of "
-                f"class {', '.join(missing)}{' to train on' * alone}: choose fewer folds, another fold seed than {fold_seed}, "
-                f"or leave the class out of tasks.{task}")
+        for name in patients.index.difference(present.unique()):
+            count = int(patients[name])
+            advice = ("add patients of this class" if count == 1 else f"choose {count} folds or fewer" if count < folds else
+                      f"choose fewer folds, another fold seed than {fold_seed}")
+            raise UserError(f"params.yaml: {stage}.folds is {folds}; fold {number} of task {task} has no clip of class {name}"
+                            f"{' to train on' * alone}, which has {count} patient{'s' * (count > 1)}: {advice}, or leave the "
+                            f"class out of tasks.{task}")
 
 
 def check_apart(table: pd.DataFrame, inside: dict[str, np.ndarray]) -> None:
