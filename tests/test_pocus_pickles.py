@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.model_selection import StratifiedGroupKFold
 
 from stages import extract_frames
 from stages.lib.clips import store
 from stages.lib.clips.tasks import Task, groups
+from stages.lib.evaluation.folds import GIVEN, divide
 from stages.lib.params import UserError
 from stages.tools import number_pickle, pocus_pickles
 
@@ -119,7 +119,8 @@ def test_a_file_that_is_no_pickle_is_named(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_images_come_back_exactly_and_five_folds_by_patient_are_the_published_ones(published, workspace, monkeypatch, capsys):
+def test_images_come_back_exactly_and_the_folds_are_the_published_ones(published, workspace, monkeypatch, capsys):
+    """Also where copies in the first two folds make their patients one group."""
     monkeypatch.setenv("SONOPAIR_WORKERS", "1")
     source, images, labels = published
     pocus_pickles.main(source, Path("data/raw/custom"))
@@ -134,10 +135,10 @@ def test_images_come_back_exactly_and_five_folds_by_patient_are_the_published_on
     extract_frames.main("custom", "raw", 3.0, 30, 25.0, 16, "fan")
     used = Task("custom", list(pocus_pickles.CLASSES)).clips()
     assert len(store.read("data/frames/custom").frames) == len(used) == 48 and not used["left_out"].any()
-    for seed in range(5):
-        division = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(used, used["label"], groups(used))
-        held_out = [set(used["patient"].iloc[rows]) for _, rows in division]
-        assert sorted(held_out, key=sorted) == [{f"fold {fold}"} for fold in COUNTS]
+    for group in (groups(used), groups(used).replace("fold 2", "fold 1")):
+        (name, fold), = divide(used.assign(group=group), "custom", "finetune", 5, [0, 1]).items()
+        assert name == GIVEN and ("fold " + (fold + 1).astype(str)).tolist() == used["patient"].tolist()
+    assert "the column fold of clips.csv puts clips of one patient on both sides" in capsys.readouterr().out
 
 
 def test_training_parts_of_other_images_are_pointed_out(folder, published, capsys):

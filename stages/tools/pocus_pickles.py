@@ -5,8 +5,8 @@ reads   <folder>/covid_data1.pkl … covid_data5.pkl of USCL: (X_train, y_train,
 writes  <target>/fold1/0000.png …, the images of the five test parts, and <target>/clips.csv, for the source `custom`
         (data/raw/custom, if no target is named)
 
-The files know neither videos nor patients. An image's `patient` is therefore its fold: five folds by patient are then the
-published ones, and every image is a clip of its own.
+The files know neither videos nor patients. An image's `patient` is therefore its fold, and every image is a clip of its own.
+The column `fold` gives the published division, also where the leak guard finds copies in two folds and joins their patients.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def write(images: np.ndarray, labels: np.ndarray, fold: int, target: Path) -> pd
     for name, image in zip(names, images, strict=True):
         picture = cv2.cvtColor(np.ascontiguousarray(image.transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
         require(cv2.imwrite(str(target / name), picture), f"{target / name} cannot be written")
-    return pd.DataFrame({"path": names, "patient": f"fold {fold}", "label": [CLASSES[label] for label in labels]})
+    return pd.DataFrame({"path": names, "patient": f"fold {fold}", "label": [CLASSES[label] for label in labels], "fold": fold})
 
 
 if __name__ == "__main__":
