@@ -416,6 +416,10 @@ def test_baselines_are_compared_as_the_tool_compares_and_a_missing_one_stops_not
         assert f"<strong>{task}:</strong> not compared with nobody. nobody is not known." in section
         assert f"not compared with refolded. {task}: refolded and this run predicted different clips" in section
     assert "report.baselines: nobody is not known" in capsys.readouterr().out
+    report.main(**parameters(baselines=["nobody"], finetune=FINETUNE | {"tasks": ["pocus"]}))
+    source = Path("reports/report.html").read_text(encoding="utf-8")
+    section = source[source.index("Against baselines") : source.index("pocus by class")]
+    assert "not compared with nobody" in section and "<table" not in section and "McNemar" not in section
 
 
 def test_without_baselines_the_page_says_how_to_name_one_and_what_chance_is(run):
