@@ -236,7 +236,7 @@ def test_page_and_csv_hold_the_same_numbers(board):
     assert [row[0] for row in rows] == list(done.sort_values("balanced_accuracy", ascending=False)["initial_weights"])
     for row in rows:
         line = done.set_index("initial_weights").loc[row[0]]
-        assert row[2] == f"{line['n']:.0f}|{line['seeds']}|"
+        assert row[2] == f"{line['n']:.0f}|seed {line['seeds']}|"
         spread = f" ± {100 * line['sd']:.1f}" if line["n"] > 1 else ""
         shown = row[3].replace("|", "") if line["significant"] else row[3].rstrip("|").replace("|", "")
         assert shown == f"{100 * line['balanced_accuracy']:.1f}{spread}{100 * line['low']:.1f}–{100 * line['high']:.1f}"
