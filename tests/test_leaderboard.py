@@ -264,6 +264,12 @@ def test_the_interval_of_merged_seeds_is_the_bootstrap_of_their_mean(board):
     assert csv[["low", "high"]].values[0].tolist() == pytest.approx(expected, abs=5.1e-5)
 
 
+def test_a_given_division_is_one_cross_validation_whatever_the_fold_seeds(board):
+    found = [made(name, method=name, finetune__fold_seeds=[0, 1]) for name in ("simclr", "uscl")]
+    page, csv = board(found, {"simclr": skilled(1.0, 1), "uscl": skilled(2.0, 2)})
+    assert csv["n"].tolist() == [1, 1] and csv["sd"].isna().all() and body(page)[0][0][2] == "1|seed 0|"
+
+
 def test_predictions_that_are_gone_or_stale_leave_the_scores_and_no_verdict(board):
     tables = {"a": skilled(6.0, 1), "c": skilled(0.0, 2)}
     found = [made("a"), made("b", method="uscl", value=0.3), made("c", method="byol")]

@@ -65,7 +65,7 @@ def part(members: list[Configuration], settings: dict) -> dict:
         shared = {"initial_weights": one.start, "what_differs": texts[id(one)], "experiments": ", ".join(names),
                   "seeds": ", ".join(seeds), "n": len(one.trainings)}
         own = {label: cells[label][id(one)] for label in columns if id(one) in cells[label]}
-        rows.append(shared | {"cells": own})
+        rows.append(shared | {"cells": own, "n": max((cell["n"] for cell in own.values()), default=shared["n"])})
         lines += [shared | {"task": label} | cell for label, cell in own.items()]
     rows.sort(key=lambda row: -max((cell["balanced_accuracy"] for cell in list(row["cells"].values())[:1]), default=0))
     return {"columns": list(columns), "rows": rows, "lines": lines}
@@ -106,7 +106,10 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
         numbers = (value, one.spread(task, "balanced_accuracy"), low, high, one.mean(task, "frame_accuracy"),
                    one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"],
                    test["detectable"])
-        cells[id(one)] = dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": test["verdict"], "significant": test["best"]}
+        # a division that is given or leaves one patient out is the only one, whatever the fold seeds: the predictions tell
+        count = len(by_run(table)) if isinstance(table, pd.DataFrame) else len(one.trainings)
+        cells[id(one)] = dict(zip(NUMBERS, numbers, strict=True)) | {"verdict": test["verdict"], "significant": test["best"],
+                                                                     "n": count}
     return cells
 
 
