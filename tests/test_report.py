@@ -308,6 +308,7 @@ def test_recorded_clips_get_no_phantom_banner_and_random_weights_are_named(run):
     report.main(**parameters(collection="raw", finetune=FINETUNE | {"tasks": ["pocus"], "init": "random"}))
     source = Path("reports/report.html").read_text(encoding="utf-8")
     assert "Simulated clips." not in source and "pretraining below was not used" in source
+    assert "<h1>random initial weights, tested on pocus</h1>" in source and "<title>Sonopair: random weights, pocus" in source
     assert set(json.loads(Path("reports/scores.json").read_text())) == {"pocus", "pretrain"}
 
 
