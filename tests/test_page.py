@@ -150,7 +150,7 @@ def test_the_model_card_holds_the_numbers_of_the_metrics(run):
     assert per_class[-1][2:5] == [str((clips["label"] == "malignant").sum()),
                                   f"{100 * (clips['label'] == 'malignant')[found].mean():.1f}", f"{recall:.1f}"]
     for sentence in ("not for diagnosis", "All clips of this run are simulated", "20 phantom (simulated) clips (200 frames)",
-                     "arXiv 2002.05709", "strict=False", "num_classes=3", "40 clips of 25 patients"):
+                     "arXiv 2002.05709", "strict=False", "num_classes=3", "40 clips of 25 patients", "--task pocus clip.mp4"):
         assert sentence in card
     assert card.count("```") == 2 and card.endswith("\n") and "\n\n\n" not in card
 
