@@ -113,6 +113,15 @@ def test_without_outside_tests_the_page_has_no_such_table(run):
     assert "Outside tests" not in made()[0]
 
 
+def test_the_page_says_whose_folds_it_shows_of_several_divisions(run):
+    for name in ("predictions", "finetune"):
+        edit(f"reports/{name}/pocus.csv", lambda table: pd.concat([table, table.assign(division=1)]))
+    report.main(**parameters(finetune=FINETUNE | {"fold_seeds": [0, 1]}))
+    page = Path("reports/report.html").read_text(encoding="utf-8")
+    assert "Mean ± SD over 2 divisions into folds." in page and "The fold is that of the first division." in page
+    assert page.count("Folds of the first division.") == 1                                  # gallbladder has one
+
+
 def test_the_page_says_where_the_clip_table_gave_the_folds(run):
     assert "folds are those that its clip table gives" not in made()[0]
     edit("reports/predictions/pocus.csv", lambda table: table.assign(division=GIVEN))
