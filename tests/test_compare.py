@@ -109,7 +109,7 @@ def project(tmp_path):
     run("git", "config", "user.email", "test@example.org")
     run("git", "config", "user.name", "test")
     run(sys.executable, "-m", "dvc", "init", "-q")
-    (tmp_path / "params.yaml").write_text(
+    params, text = tmp_path / "params.yaml", (
         "seed: 0\nfinetune: {tasks: [pocus]}\nreport: {bootstrap_samples: 1000, confidence: 0.95}\n"
         "tasks: {pocus: {}, heart: {}}\n")
     folder = tmp_path / "reports/predictions"
@@ -119,9 +119,15 @@ def project(tmp_path):
         fixed = predictions(seed=0)[["clip", "patient", "fold", "frame", "label"]]
         table[fixed.columns] = fixed
         table.to_csv(folder / "pocus.csv", index=False)
+        table.to_csv(folder / f"only_{name}.csv", index=False)
+        params.write_text(text.replace("[pocus]", f"[only_{name}, pocus]"))
         run("git", "add", ".")
         run("git", "commit", "-qm", name)
         run("git", "tag", name)
+    params.write_text(text.replace("[pocus]", "[heart]"))
+    run("git", "commit", "-qam", "another task")
+    run("git", "tag", "other")
+    params.write_text(text)
     return tmp_path
 
 
@@ -140,10 +146,18 @@ def test_the_command_compares_two_revisions(project):
     assert "within noise" in ask(project, "skilled", "workspace", "pocus").stdout
 
 
+def test_the_tasks_are_those_of_both_runs_whatever_the_workspace_has(project):
+    said = ask(project, "chance", "skilled").stdout
+    assert [line.partition(":")[0] for line in said.splitlines() if line[0] != " "] == ["pocus"]
+    assert ask(project, "chance", "other").stderr == (
+        "error: chance and other share no task: chance has only_chance, pocus, other has heart\n")
+
+
 def test_an_unknown_run_or_task_is_one_sentence(project):
-    missing = "error: reports/predictions/"
-    for arguments, sentence in ((("nobody", "workspace"), missing), (("skilled", "chance", "heart"), missing),
-                                (("skilled", "chance", "hart"), "error: hart is no task; choose from pocus, heart\n")):
+    cases = {("nobody", "workspace"): "error: params.yaml cannot be read from nobody (",
+             ("skilled", "chance", "heart"): "error: reports/predictions/",
+             ("skilled", "chance", "hart"): "error: hart is no task; choose from pocus, heart, only_"}
+    for arguments, sentence in cases.items():
         answer = ask(project, *arguments)
         assert answer.returncode == 1 and answer.stderr.startswith(sentence)
         assert len(answer.stderr.splitlines()) == 1
