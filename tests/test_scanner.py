@@ -125,12 +125,15 @@ def test_the_page_says_whose_folds_it_shows_of_several_divisions(run):
 def test_the_page_says_where_the_clip_table_gave_the_folds(run):
     assert "folds are those that its clip table gives" not in made()[0]
     edit("reports/predictions/pocus.csv", lambda table: table.assign(division=GIVEN))
+    for task in CLASSES:
+        edit(f"data/folds/{task}.csv", lambda table: table.assign(copy_of="b.mp4 (distance 0.10)"))
     report.main(**parameters(finetune=FINETUNE | {"fold_seeds": [0, 1]}))
     page, *cards = (Path(path).read_text(encoding="utf-8") for path in report.PAGES)
     assert page.count("Its folds are those that its clip table gives, not 5 folds by patient.") == 1
     assert page.count("there is only one division, whatever the fold seeds") == 1           # for the other task
     for text in (page, *cards):
         assert "5 folds by patient (pocus: the folds that the clip table gives)" in text and "2 divisions" not in text
+    assert page.count("are in one fold, those with") == page.count("stay where the clip table puts them, those with") == 1
     assert "on any clip of the same patient" not in page and "unless the clip table puts clips of the patient" in page
     report.main(**parameters(finetune=FINETUNE | {"tasks": ["pocus"]}))
     for path in report.PAGES:
