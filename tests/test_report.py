@@ -373,6 +373,7 @@ def test_segmentation_in_the_metrics_and_on_the_page(run):
     page = Path("reports/report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="segmentation"') : page.index('<section id="confusion"')]
     assert f"{100 * numbers['dice']:.1f}</td>" in section and "25.0 ± 7.1" in section and "imagenet weights" in section
+    assert "All in per cent." in section and "unless the clip table gives other ones" in section
     assert "12 images with 12 lesions, of which 6 were found (IoU above 0.5); 66 were detected" in section
     assert "segment.score_threshold" in page
     images[1:].to_csv("reports/predictions/breast_segmentation.csv", index=False)
