@@ -3,12 +3,20 @@
 import math
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
-from pydicom.uid import MPEG4HP41, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import (
+    MPEG4HP41,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+)
 from recordings import speckle, write_av
 from test_dicom import assert_alike, change, cine, colours, palette, read, region, save
 
@@ -154,6 +162,27 @@ def test_jpegs_whose_colours_are_stated_wrongly(tmp_path, stated):
     data.PixelData = encapsulate([cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
                                   for picture in pictures])
     assert_alike(opened(tmp_path, data).images, luminance, most=3)
+
+
+@pytest.mark.parametrize("stated", ["YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_RCT", "YBR_ICT"])
+@pytest.mark.parametrize("transformed", [True, False])
+def test_jpeg_2000_that_holds_red_green_and_blue_whatever_its_label(tmp_path, stated, transformed):
+    pictures, luminance = colours(FRAMES)
+    data = cine(pictures, JPEG2000Lossless, stated)
+    data.PixelData = encapsulate([imagecodecs.jpeg2k_encode(picture, level=0, mct=transformed, codecformat="j2k")
+                                  for picture in pictures])
+    assert_alike(opened(tmp_path, data).images, luminance)
+
+
+@pytest.mark.parametrize("quality", [50, 100])
+@pytest.mark.parametrize("dark", [False, True])
+def test_luminance_and_colours_in_jpeg_2000_are_not_taken_for_red_green_and_blue(tmp_path, dark, quality):
+    pictures = [picture // 8 if dark else picture for picture in colours(FRAMES)[0]]
+    stored = [cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]] for picture in pictures]
+    data = cine(pictures, JPEG2000Lossless, "YBR_FULL")
+    data.PixelData = encapsulate([imagecodecs.jpeg2k_encode(np.ascontiguousarray(image), level=quality % 100, mct=False,
+                                                            codecformat="j2k") for image in stored])
+    assert_alike(opened(tmp_path, data).images, [image[..., 0] for image in stored], most=1 if quality == 100 else 8)
 
 
 def test_one_broken_frame_among_sound_ones(tmp_path):

@@ -10,6 +10,8 @@ from stages.lib.clips.readers import pixels
 from stages.lib.clips.readers.dicom.header import quiet
 from stages.lib.clips.readers.dicom.pixel_data import PixelData
 
+LOSS = 16  # grey values: so far outside of their range compression may move colours
+
 
 class Decoder:
     """A frame, compressed or by its number → the luminance of what it shows: [H, W] uint8, uint16 or float32.
@@ -41,6 +43,8 @@ class Decoder:
         with quiet():
             values, found = self.decoder.as_array(stream, index=index, raw=True, **options)
             kind = self.kind if self.kind.startswith("YBR_PARTIAL") else found["photometric_interpretation"]
+            if kind.startswith("YBR") and _is_rgb(values):
+                kind = "RGB"
             return kept(self.luminance(values >> self.shift if self.shift else values, kind), self.shown)
 
     def luminance(self, values: np.ndarray, photometric: str) -> np.ndarray:
@@ -54,6 +58,18 @@ class Decoder:
         if photometric == "MONOCHROME1":
             values = ((1 << self.data.header.BitsStored) - 1 - values.astype(np.int64)).astype(values.dtype)
         return pixels.grey(values)
+
+
+def _is_rgb(values: np.ndarray) -> bool:
+    """Whether values [H, W, 3] that are labelled as luminance and two colours are red, green and blue.
+
+    As luminance and colours they would often make up no colour at all: red, green or blue (ITU-R BT.601) below 0 or above 255.
+    """
+    if values.dtype != np.uint8:
+        return False
+    luminance, blue, red = np.moveaxis(values[::2, ::2].astype(np.float32) - [0, 128, 128], 2, 0)
+    shown = np.stack([luminance + 1.402 * red, luminance - 0.344 * blue - 0.714 * red, luminance + 1.772 * blue])
+    return np.any((shown < -LOSS) | (shown > 255 + LOSS), axis=0).mean() > 0.05
 
 
 def _palette(header: Dataset) -> np.ndarray:
