@@ -66,6 +66,17 @@ def test_bits_of_every_number_and_place(tmp_path, frames, elements):
     assert_alike(opened(tmp_path, cine(frames, **elements)).images, FRAMES)
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_palette_has_the_byte_order_of_its_file(tmp_path, syntax):
+    data = cine(FRAMES, syntax, "PALETTE COLOR")
+    shown = np.arange(256) ** 2 // 255
+    for number, colour in enumerate(("Red", "Green", "Blue")):
+        setattr(data, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        table = (shown * 256 + 77 * number).astype(">u2" if syntax == ExplicitVRBigEndian else "<u2")
+        setattr(data, f"{colour}PaletteColorLookupTableData", table.tobytes())
+    assert_alike(opened(tmp_path, data).images, [shown[frame] for frame in FRAMES])
+
+
 @pytest.mark.parametrize("bits", [6, 7])
 @pytest.mark.parametrize("allocated", [np.uint8, np.uint16])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"])

@@ -7,7 +7,7 @@ from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.utils import as_pixel_options
 
 from stages.lib.clips.readers import pixels
-from stages.lib.clips.readers.dicom.header import quiet
+from stages.lib.clips.readers.dicom.header import PALETTE, quiet
 from stages.lib.clips.readers.dicom.pixel_data import PixelData
 
 LOSS = 16  # grey values: so far outside of their range compression may move colours
@@ -74,6 +74,9 @@ def _is_rgb(values: np.ndarray) -> bool:
 
 def _palette(header: Dataset) -> np.ndarray:
     """The luminance that each value stands for, uint8."""
+    for name in PALETTE if not header.original_encoding[1] else ():
+        if name in header and name.endswith("Data") and not name.startswith("Segmented"):  # pydicom reads the others right
+            setattr(header, name, np.frombuffer(header[name].value, "<u2").byteswap().tobytes())
     entries = np.arange(1 << min(header.BitsAllocated, 16), dtype=np.uint8 if header.BitsAllocated == 8 else np.uint16)
     colours = pixels.grey(np.ascontiguousarray(apply_color_lut(entries[None], header)))[0]
     return (colours >> 8).astype(np.uint8) if colours.max() > 255 else colours.astype(np.uint8)
