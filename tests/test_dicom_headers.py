@@ -260,3 +260,13 @@ def test_a_video_stream_of_oblong_pixels_beside_a_region(tmp_path):
     clip = opened(tmp_path, data)
     assert clip.images[0].shape == (48, 128) and clip.region == (16, 8, 80, 32)
     assert not clip.images[0][:7].any() and clip.images[0][10:38, 20:92].min() > 10
+
+
+def test_regions_of_a_video_that_has_another_size_than_stated(tmp_path):
+    video = write_av(tmp_path / "a.mp4", FRAMES, fps=20, codec="libx264", options={"crf": "1"}).read_bytes()
+    data = cine(FRAMES, MPEG4HP41, "YBR_PARTIAL_420", Rows=96, Columns=128, SequenceOfUltrasoundRegions=[region(8, 8, 90, 70)])
+    data.PixelData = encapsulate([video])
+    clip = opened(tmp_path, data)
+    assert_alike(clip.images, FRAMES, most=9)
+    assert clip.region is None and math.isnan(clip.facts["mm_per_px"])
+    assert clip.facts["notes"] == "its video is 64 × 48, its header states another size: no region is believed"

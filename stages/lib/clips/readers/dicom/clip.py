@@ -37,9 +37,12 @@ def open_dicom(path: Path) -> Recording:
         clip.burned_in = str(data.header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
         if data.syntax in STREAMS:
             stream = video.open_video(BytesIO(b"".join(pixel_data.fragments(data))), square=False)
+            shown = tissue.shown
+            if not _fits(stream, shown, notes):
+                shown, clip.region, clip.mm_per_px = None, None, np.nan
             clip.timed, clip.notes = True, notes + stream.notes
             clip.fps = stream.fps if np.isnan(fps) else fps
-            clip.frames = partial(_of_video, stream, clip, tissue.shown)
+            clip.frames = partial(_of_video, stream, clip, shown)
             return clip
         stored, allocated = data.header.BitsStored, data.header.BitsAllocated
         clip.bits = stored if stored < allocated and data.header.PhotometricInterpretation != "PALETTE COLOR" else None
@@ -60,6 +63,15 @@ def _frames(path: Path, clip: Recording, stamps: list[float], shown: np.ndarray 
         except ValueError:  # the fragments break off: what is missing is counted below
             pass
         clip.damaged += max(0, int(data.header.get("NumberOfFrames") or 0) - number - 1)
+
+
+def _fits(stream: Recording, shown: np.ndarray | None, notes: list[str]) -> bool:
+    """Whether the pictures of a video have the size that the header states: else its regions lie elsewhere."""
+    image = next((decode() for _, decode in stream.frames()), None)
+    fits = shown is None or image is None or image.shape == shown.shape
+    if not fits:
+        notes.append(f"its video is {image.shape[1]} × {image.shape[0]}, its header states another size: no region is believed")
+    return fits
 
 
 def _of_video(stream: Recording, clip: Recording, shown: np.ndarray | None) -> Frames:
