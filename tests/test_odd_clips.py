@@ -391,6 +391,35 @@ def test_an_nrrd_whose_first_axis_is_time(tmp_path, encoding, kind):
     assert_alike(read(tmp_path / "a.nrrd").images, speckle(7), most=0)
 
 
+@pytest.mark.parametrize(("unit", "length"), [("mm", 1), ("cm", 10), ("um", 0.001), ("", 1), ("pixels", math.nan)])
+def test_the_unit_of_a_volumes_spacing(tmp_path, unit, length):
+    stored, known = np.stack([frame.T for frame in speckle(4)], -1), {"kinds": ["domain", "domain", "time"]}
+    nrrd.write(str(tmp_path / "axes.nrrd"), stored, known | {"spacings": [0.02, 0.02, 0.05], "units": [unit, unit, "s"]})
+    nrrd.write(str(tmp_path / "space.nrrd"), stored, known | {
+        "space dimension": 2, "space units": [unit, unit], "space directions": [[0.02, 0], [0, 0.02], [np.nan, np.nan]]})
+    write_volume(tmp_path / "a.mha", speckle(4), ElementSpacing="0.02 0.02 1", DistanceUnits=unit)
+    for name in ("axes.nrrd", "space.nrrd", "a.mha"):
+        assert read(tmp_path / name).facts["mm_per_px"] == pytest.approx(0.02 * length, nan_ok=True)
+
+
+def test_colours_that_a_volume_does_not_name_are_not_taken_for_a_picture(tmp_path):
+    stored = np.stack([speckle(1)[0].T] * 3)
+    nrrd.write(str(tmp_path / "a.nrrd"), stored, {})
+    nibabel.Nifti1Image(stored, np.eye(4)).to_filename(tmp_path / "a.nii")
+    for name in ("a.nrrd", "a.nii"):
+        with pytest.raises(Unreadable, match="pictures of 3 × 64: its first axis may be that of colours"):
+            read(tmp_path / name)
+
+
+def test_raw_echoes_are_no_picture(tmp_path):
+    header = {"kinds": ["domain", "domain", "list"], "ultrasound image type": "RF_REAL"}
+    nrrd.write(str(tmp_path / "a.nrrd"), np.stack([frame.T for frame in speckle(4)], -1), header)
+    write_volume(tmp_path / "a.mha", speckle(4), UltrasoundImageType="RF_IQ_LINE")
+    for name in ("a.nrrd", "a.mha"):
+        with pytest.raises(Unreadable, match=r"its values are raw echoes \(RF\), no picture"):
+            read(tmp_path / name)
+
+
 def test_an_nrrd_with_its_header_in_a_file_of_its_own(tmp_path):
     nrrd.write(str(tmp_path / "a.nhdr"), np.stack([frame.T for frame in speckle(5)], -1), detached_header=True)
     assert_alike(read(tmp_path / "a.nhdr").images, speckle(5), most=0)

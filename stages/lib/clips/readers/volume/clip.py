@@ -66,6 +66,9 @@ def _require_believable(volume: Volume) -> None:
     total = volume.frame_bytes * volume.count
     if volume.width * volume.height > pixels.MOST_PX or min(volume.width, volume.height, volume.count) < 1:
         raise Unreadable(f"pictures of {volume.width} × {volume.height}: not believed")
+    if volume.count > 1 and volume.width <= 4:
+        raise Unreadable(f"pictures of {volume.width} × {volume.height}: its first axis may be that of colours; its header "
+                         "must say so")  # fmt: skip
     if not 1 <= volume.channels <= 4:
         raise Unreadable(f"{volume.channels} values a pixel: no picture")
     if volume.mixed and total > UNPACKED_BYTES:

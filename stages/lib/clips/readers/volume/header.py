@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,11 @@ import numpy as np
 
 from stages.lib.clips.readers import times
 from stages.lib.clips.readers.recording import Unreadable
+
+# what one unit of length is in mm; a file that names none, or does not know it, means mm
+LENGTHS_MM = {"": 1, "?": 1, "mm": 1, "millimeter": 1, "millimetre": 1, "cm": 10, "centimeter": 10, "centimetre": 10, "m": 1e3,
+              "meter": 1e3, "metre": 1e3, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "micrometer": 1e-3,
+              "micrometre": 1e-3, "in": 25.4, "inch": 25.4}  # fmt: skip
 
 
 class Volume(NamedTuple):
@@ -56,10 +62,15 @@ def three(sizes: list[int]) -> tuple[int, int, int]:
     return sizes[0], sizes[1], frames[0] if frames else 1
 
 
-def measured(spacing: list[float]) -> tuple[float, float]:
-    """The spacing of columns and rows in mm; NaN where the file states none, or the 1 × 1 of a file that does not know."""
+def measured(spacing: list[float], units: Sequence[str] = ("", "")) -> tuple[float, float]:
+    """The spacing of columns and rows in mm; NaN where the file states none, or the 1 × 1 of a file that does not know.
+
+    Args:
+        units: of both; NaN where one is no length.
+    """
     known = len(spacing) >= 2 and spacing[:2] != [1, 1] and min(spacing[:2]) > 0
-    return (spacing[0], spacing[1]) if known else (math.nan, math.nan)
+    lengths = [LENGTHS_MM.get(unit.strip().lower().removesuffix("s"), math.nan) for unit in units]
+    return (spacing[0] * lengths[0], spacing[1] * lengths[1]) if known else (math.nan, math.nan)
 
 
 def number(text: str) -> float:
@@ -71,13 +82,19 @@ def number(text: str) -> float:
 
 
 def sequence(fields: dict) -> dict:
-    """Orientation and times, as the Plus toolkit writes them into MetaImage and NRRD."""
+    """Orientation and times, as the Plus toolkit writes them into MetaImage and NRRD.
+
+    Raises:
+        Unreadable: its values are no grey values.
+    """
     found = [(re.fullmatch(r"Seq_Frame(\d+)_(Timestamp|ImageStatus|Status)", str(key)), value) for key, value in fields.items()]
     known = [(int(match[1]), match[2], value) for match, value in found if match]
     stamps = {place: number(value) for place, kind, value in known if kind == "Timestamp"}
     steps = np.diff([stamps[place] for place in sorted(stamps)])
     invalid = frozenset(place for place, kind, value in known if kind != "Timestamp" and value == "INVALID")
     orientation = str(fields.get("UltrasoundImageOrientation", "MF")).strip().upper()
+    if str(fields.get("UltrasoundImageType", "")).strip().upper().startswith("RF"):
+        raise Unreadable("its values are raw echoes (RF), no picture: save it as brightness")
     return {"stamps": stamps, "fps": times.frame_rate_hz(steps), "invalid": invalid,
             "orientation": orientation[:2] if re.match("[MU][FN]|[FN][MU]", orientation) else "MF"}  # fmt: skip
 

@@ -40,7 +40,8 @@ def read(path: Path) -> Volume:
         offset = offset if offset >= 0 else file.stat().st_size - width * height * count * channels * dtype.itemsize
     spacing = [float(size) for size in fields.get("ElementSpacing", fields.get("ElementSize", "")).split()]
     packing = "zlib" if _true(fields, "CompressedData") else "raw"
-    return Volume(file, offset, packing, width, height, count, channels, dtype, spacing_mm=measured(spacing),
+    units = [fields.get("DistanceUnits", "")] * 2
+    return Volume(file, offset, packing, width, height, count, channels, dtype, spacing_mm=measured(spacing, units),
                   **sequence(fields))  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import nibabel
 from stages.lib.clips.readers.volume.header import Volume, measured, three
 
 SECONDS = {"sec": 1, "msec": 1e-3, "usec": 1e-6}
-MILLIMETRES = {"mm": 1, "meter": 1e3, "micron": 1e-3}
 
 
 def read(path: Path, start: bytes) -> Volume:
@@ -34,10 +33,9 @@ def read(path: Path, start: bytes) -> Volume:
     unit, clock = header.get_xyzt_units()
     zooms = [float(zoom) for zoom in header["pixdim"][1:5]]
     fps = 1 / (zooms[3] * SECONDS[clock]) if clock in SECONDS and header["dim"][0] == 4 and zooms[3] > 0 else math.nan
-    length = MILLIMETRES.get(unit, math.nan)
     alone = b"n+" in start[:348]
     file = path if alone else path.with_suffix(".img")  # the pixels of a pair of files lie in the second
     before = int(header["vox_offset"])
     offset, skipped = (0, before) if packing == "gzip" else (before, 0)  # header and pixels are packed together
     return Volume(file, offset, packing, width, height, count, channels, dtype, slope or 1, intercept or 0, skipped,
-                  measured([zoom * length for zoom in zooms[:2]]), fps)  # fmt: skip
+                  measured(zooms[:2], [unit, unit]), fps)  # fmt: skip

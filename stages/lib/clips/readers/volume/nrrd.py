@@ -39,10 +39,12 @@ def read(path: Path) -> Volume:
     directions = header.get("space directions")
     steps = header.get("spacings") if directions is None else np.linalg.norm(np.asarray(directions, float), axis=1)
     spacing = [] if steps is None else [float(step) for step in list(steps)[coloured or mixed :][:2]]
+    units = list(header.get("units", []))[coloured or mixed :] if directions is None else list(header.get("space units", []))
     if int(header.get("line skip", 0)) or int(header.get("byte skip", 0)) < 0:
         raise Unreadable("it skips lines before its pixels: save it without a line skip")
     file = path if file_name is None else beside(path, str(file_name))
     offset = (offset if file_name is None else 0) + int(header.get("byte skip", 0))
-    fields = {"UltrasoundImageOrientation": header.get("ultrasound image orientation", "MF")} | dict(header)
+    fields = {"UltrasoundImageOrientation": header.get("ultrasound image orientation", "MF"),
+              "UltrasoundImageType": header.get("ultrasound image type", "")} | dict(header)  # fmt: skip
     return Volume(file, offset, PACKINGS[header["encoding"]], width, height, count, sizes[0] if coloured else 1, dtype,
-                  spacing_mm=measured(spacing), mixed=mixed, **sequence(fields))  # fmt: skip
+                  spacing_mm=measured(spacing, (units + ["", ""])[:2]), mixed=mixed, **sequence(fields))  # fmt: skip
