@@ -527,6 +527,14 @@ def test_what_is_no_still_image_in_a_folder_of_images_is_named(tmp_path):
     assert clip.facts["notes"] == "not still images, left out: moving.png"
 
 
+def test_images_of_different_depth_in_one_folder(tmp_path):
+    for number, frame in enumerate(speckle(6)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), frame.astype(np.uint16) * 16 if number % 3 else frame)
+    clip = read(tmp_path)
+    assert_alike(clip.images, speckle(6), most=1)
+    assert clip.facts["grey"] == "8 bits; 12 bits in use"
+
+
 def test_hidden_files_of_a_macintosh_are_no_frames(tmp_path):
     for number, frame in enumerate(speckle(3)):
         cv2.imwrite(str(tmp_path / f"frame {number}.png"), frame)

@@ -80,7 +80,7 @@ def scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_8_bits(images: list[np.ndarray], bits: int | None = None) -> tuple[list[np.ndarray], str]:
-    """The images of one clip as uint8, all by the same rule, and the rule in words ('' where nothing changed).
+    """The images of one clip as uint8, all of one kind by the same rule, and the rule in words ('' where nothing changed).
 
     Whole numbers are scaled by the bits in use, numbers from 0 to 1 by 255; numbers from 0 to 255 stay; of others the smallest
     becomes 0 and the largest 255.
@@ -89,7 +89,12 @@ def to_8_bits(images: list[np.ndarray], bits: int | None = None) -> tuple[list[n
         images: T x [H, W] uint8, uint16 or float32.
         bits: in use, where the file says so.
     """
-    if all(image.dtype == np.uint8 for image in images) and (bits or 8) >= 8:
+    several = list(dict.fromkeys(image.dtype for image in images))
+    if len(several) > 1:  # a folder whose images were saved by different programs
+        parts = [to_8_bits([image for image in images if image.dtype == kind], bits) for kind in several]
+        turns = {kind: iter(part) for kind, (part, _) in zip(several, parts, strict=True)}
+        return [next(turns[image.dtype]) for image in images], "; ".join(rule or "8 bits" for _, rule in parts)
+    if set(several) <= {np.dtype(np.uint8)} and (bits or 8) >= 8:
         return images, ""
     images = [image if image.dtype != np.float32 else np.nan_to_num(image, nan=0, posinf=0, neginf=0) for image in images]
     low, high = float(min(image.min() for image in images)), float(max(image.max() for image in images))
