@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import av
@@ -126,6 +127,43 @@ def test_packed_colours_of_full_range_are_not_stretched(tmp_path, kind, colour_r
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert_alike(read(tmp_path / "a.mkv").images, frames, most=1)
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), [("a.mkv", "ffv1", {}), ("a.avi", "magicyuv", {}),
+                                                        ("a.mp4", "libx265", {"x265-params": "lossless=1:log-level=0"})])
+@pytest.mark.parametrize("black", [0, 16])
+def test_grey_video_has_full_range_unless_its_black_is_16(tmp_path, name, codec, options, black):
+    """Encoders write limited range into the header of grey video without being asked; ffmpeg takes no notice of it."""
+    frames = [np.where(frame < 60, 0, frame).astype(np.uint8) for frame in speckle(3)]
+    stored = [np.round(frame * (219 / 255) + 16).astype(np.uint8) for frame in frames] if black else frames
+    write_av(tmp_path / name, stored, 10, codec, "gray", options,
+             change=lambda stream: setattr(stream.codec_context, "color_range", 1))
+    assert_alike(read(tmp_path / name).images, frames, most=1)
+
+
+def raw_avi(path, frames):
+    """Pictures [H, W] as a Windows bitmap of 32 bits a pixel each, of which nobody has set the fourth byte."""
+
+    def chunk(name, data):
+        return name + struct.pack("<L", len(data)) + data
+
+    height, width = frames[0].shape
+    size, count = 4 * height * width, len(frames)
+    header = chunk(b"avih", struct.pack("<14L", 100_000, 10 * size, 0, 16, count, 0, 1, size, width, height, 0, 0, 0, 0))
+    about = chunk(b"strh", struct.pack("<4s4sL2H8L4h", b"vids", b"DIB ", 0, 0, 0, 0, 1, 10, 0, count, size, 0, 0, 0, 0, width,
+                                       height))
+    form = chunk(b"strf", struct.pack("<L2i2H6L", 40, width, height, 1, 32, 0, size, 0, 0, 0, 0))
+    lists = chunk(b"LIST", b"hdrl" + header + chunk(b"LIST", b"strl" + about + form))
+    pictures = [np.dstack([frame[::-1]] * 3 + [np.zeros_like(frame)]).tobytes() for frame in frames]
+    movie = chunk(b"LIST", b"movi" + b"".join(chunk(b"00db", picture) for picture in pictures))
+    path.write_bytes(chunk(b"RIFF", b"AVI " + lists + movie))
+
+
+def test_an_avi_whose_fourth_byte_means_nothing_is_not_transparent(tmp_path):
+    raw_avi(tmp_path / "a.avi", speckle(4))
+    clip = read(tmp_path / "a.avi")
+    assert_alike(clip.images, speckle(4), most=0)
+    assert clip.times_s == pytest.approx(np.arange(4) / 10)
 
 
 def test_times_of_an_avi_whose_frames_are_stored_out_of_order(tmp_path):

@@ -118,7 +118,7 @@ class _Luminance:
     """Decoder of a clip's frames → uint8 [H, W] as they are to be shown; None for a frame that is damaged."""
 
     def __init__(self, aspect: float) -> None:
-        self.aspect = aspect
+        self.aspect, self.full = aspect, None  # full: whether a grey video has full range, by its first frame
         self.reformatter = av.video.reformatter.VideoReformatter()  # keeps its tables from frame to frame
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray | None:
@@ -128,18 +128,31 @@ class _Luminance:
 
     def luminance(self, frame: av.VideoFrame) -> np.ndarray:
         name, parts = frame.format.name, frame.format.components
-        full = frame.color_range == FULL or name.startswith("yuvj") or (name.startswith("gray") and frame.color_range == 0)
+        full = frame.color_range == FULL or name.startswith("yuvj")
         if name in PACKED:
             luma = np.ascontiguousarray(_plane(frame.planes[0], np.uint8, 2 * frame.width)[:, PACKED[name] :: 2])
             return luma if full else pixels.full_range(luma)
         if not LUMA_PLANE.fullmatch(name):
             shown = self.reformatter.reformat(frame, format="rgba" if parts[-1].is_alpha else "rgb24")
-            return pixels.grey(shown.to_ndarray())
+            shown = shown.to_ndarray()
+            return pixels.grey(shown if shown[..., -1].any() else shown[..., :3])  # all transparent: no alpha is meant
         bits = parts[0].bits
         luma = _values(frame, 0, bits)
+        if name.startswith("gray") and not full:
+            full = self.full = _is_full(luma, frame.color_range, bits) if self.full is None else self.full
         luma = _eight(luma, bits) if full else pixels.full_range(luma, bits)
         alpha = parts[-1]
         return pixels.opaque(luma, _eight(_values(frame, alpha.plane, bits), bits)) if alpha.is_alpha else luma
+
+
+def _is_full(luma: np.ndarray, colour_range: int, bits: int) -> bool:
+    """Whether the values of a grey video have full range, for which ffmpeg takes all of them.
+
+    Many encoders write limited range without being asked. It is believed where black is 16.
+    """
+    unit = 1 << (bits - 8)
+    black = (luma >> (bits - 8)) == 16
+    return not (colour_range and luma.min() >= 14 * unit and luma.max() < 240 * unit and black.mean() > 0.01)
 
 
 def _turned(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
