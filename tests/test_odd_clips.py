@@ -244,6 +244,17 @@ def test_a_picture_is_turned_as_its_file_says(tmp_path, orientation, suffix):
     assert_alike(read(tmp_path / f"a.{suffix}").images, [meant], most=4)
 
 
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+def test_a_picture_of_16_bits_a_colour_is_turned_as_its_file_says(tmp_path, orientation):
+    meant = speckle(1)[0]
+    stored = {2: np.fliplr(meant), 3: np.rot90(meant, 2), 6: np.rot90(meant), 8: np.rot90(meant, -1)}[orientation]
+    data = cv2.imencode(".png", np.dstack([stored.astype(np.uint16) * 257] * 3))[1].tobytes()
+    said = b"eXIf" + b"II*\0" + struct.pack("<LHHHLLL", 8, 1, 274, 3, 1, orientation, 0)
+    part = struct.pack(">L", len(said) - 4) + said + struct.pack(">L", zlib.crc32(said))
+    (tmp_path / "a.png").write_bytes(data[:33] + part + data[33:])              # after the header
+    assert_alike(read(tmp_path / "a.png").images, [meant], most=1)
+
+
 @pytest.mark.parametrize(("name", "options"), [("a.avif", {"quality": 100}), ("a.jp2", {"irreversible": False})])
 def test_avif_and_jpeg_2000(tmp_path, name, options):
     Image.fromarray(speckle(1)[0]).save(tmp_path / name, **options)

@@ -14,6 +14,7 @@ from stages.lib.clips.readers import pixels, tiff
 from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
 
 Image.MAX_IMAGE_PIXELS = pixels.MOST_PX // 2  # Pillow refuses a picture of twice as many
+ORIENTATION = 274  # of Exif
 KINDS = "AVIF BMP GIF JPEG JPEG2000 PNG PPM WEBP".split()  # a camera's MPO is a JPEG
 
 
@@ -73,7 +74,7 @@ def _shown(file: Path) -> Frames:
         begin = 1 if image.info.get("default_image") else 0  # of an APNG for programs that show no animation
         time, count = 0.0, _count(image)
         if count == 1 and image.mode in ("LA", "RGB", "RGBA") and any("16" in str(tile.args) for tile in image.tile):
-            yield math.nan, partial(_deep_colours, file)
+            yield math.nan, partial(_deep_colours, file, image.getexif().get(ORIENTATION, 1))
             return
         for number in range(begin, count):
             try:
@@ -101,7 +102,8 @@ def _array(image: Image.Image) -> np.ndarray:
     return pixels.grey(np.asarray(turned))
 
 
-def _deep_colours(file: Path) -> np.ndarray:
-    """A picture of 16 bits a colour, of which Pillow keeps the upper 8."""
+def _deep_colours(file: Path, orientation: int) -> np.ndarray:
+    """A picture of 16 bits a colour, of which Pillow keeps the upper 8; upright."""
     image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-    return pixels.grey(image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]])
+    grey = pixels.grey(image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]])
+    return np.ascontiguousarray(tiff.TURNS.get(orientation, np.asarray)(grey))
