@@ -334,6 +334,28 @@ def test_an_imagej_stack_that_breaks_off_says_how_many_frames_are_missing(tmp_pa
     assert facts["frames_read"] > 0 and facts["frames_read"] + facts["frames_damaged"] == 12
 
 
+@pytest.mark.parametrize("kind", [{"imagej": True}, {"photometric": "minisblack"}])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_stack_that_lists_its_first_page_alone(tmp_path, kind, deep):
+    """So ImageJ writes stacks of more than 4 GB."""
+    stack = np.stack(speckle(6)).astype(np.uint16) * 16 if deep else np.stack(speckle(6))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, truncate=True, metadata={"axes": "TYX"}, **kind)
+    clip = read(path)
+    assert_alike(clip.images, speckle(6), most=1)
+    assert (clip.facts["frames_read"], clip.facts["frames_damaged"]) == (6, 0)
+    path.write_bytes(path.read_bytes()[: -2 * stack[0].nbytes - 10])
+    assert read(path).facts["frames_damaged"] == (5 if "imagej" in kind else 3)  # of the one the first page alone is found
+
+
+def test_channels_of_a_stack_that_lists_its_first_page_alone(tmp_path):
+    stack = np.stack([np.stack([frame, 255 - frame]) for frame in speckle(6)])
+    tifffile.imwrite(tmp_path / "a.tif", stack, truncate=True, imagej=True, metadata={"axes": "TCYX"})
+    clip = read(tmp_path / "a.tif")
+    assert_alike(clip.images, speckle(6), most=0)
+    assert clip.facts["frames_damaged"] == 0
+
+
 def test_tiff_colours_that_are_not_read_are_named(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", speckle(1)[0], photometric="cfa", extratags=[(33421, "H", 2, (2, 2), True),
                                                                                       (33422, "B", 4, (0, 1, 1, 2), True)])

@@ -1,5 +1,6 @@
 """TIFF of one or more pages through tifffile: every number of bits, floating point, colours, palettes, stacks of ImageJ."""
 
+import copy
 import logging
 import math
 from functools import partial
@@ -43,6 +44,8 @@ def open_tiff(file: Path) -> Recording:
         if grey > 2:
             raise Unreadable(f"{grey} grey values a pixel: save them as pages, or as RGB")
         missing = max(int(facts.get("images", 0)) - len(tiff.pages), int(_breaks_off(tiff)))
+        if not _breaks_off(tiff) and any(series.is_truncated for series in tiff.series):
+            missing = 0  # the file lists the first page alone
     clip = Recording(frames=None, fps=fps, notes=notes)
     clip.frames = partial(_frames, file, clip, missing)
     return clip
@@ -72,6 +75,8 @@ def _of_series(series: tifffile.TiffPageSeries, notes: list[str]) -> list[TiffPa
     A series of channels alone is taken for frames, as programs call an axis of which they know nothing a channel.
     """
     pages = [page.aspage() for page in series.pages if page is not None]
+    if series.is_truncated and len(pages) == 1:
+        pages = _unlisted(pages[0], series)
     shape = series.shape[: len(series.shape) - len(pages[0].axes)] if pages else ()
     long = {axis: length for axis, length in zip(series.axes, shape, strict=False) if length > 1}
     if len(long) < 2 or math.prod(shape) != len(pages):
@@ -81,6 +86,14 @@ def _of_series(series: tifffile.TiffPageSeries, notes: list[str]) -> list[TiffPa
     notes.append(f"of its {long['C']} channels the first is read")
     numbers = np.arange(len(pages)).reshape(shape).take(0, axis=series.axes.index("C")).ravel()
     return [pages[number] for number in numbers]
+
+
+def _unlisted(page: TiffPage, series: tifffile.TiffPageSeries) -> list[TiffPage]:
+    """The pages of a series of which the file lists the first alone: ImageJ writes stacks of more than 4 GB so."""
+    pages = [copy.copy(page) for _ in range(math.prod(series.shape) // math.prod(page.shape))]
+    for number, further in enumerate(pages):
+        further.dataoffsets, further._index = (page.dataoffsets[0] + number * page.nbytes,), (number,)
+    return pages
 
 
 def _breaks_off(tiff: TiffFile) -> bool:
