@@ -57,6 +57,20 @@ def test_a_fan_on_an_even_screen_of_any_grey(phantoms, grey, which):
     assert overlap(found, shown) > 0.93
 
 
+@pytest.mark.parametrize("grey", [25, 128, 255])
+def test_a_still_picture_on_an_even_screen(phantoms, grey):
+    frames = screen(420, 560, grey, frames=1)
+    shown = put(frames, phantoms[0], 60, 120, 330, 330)
+    found = detection.find(frames)
+    assert found.kind == "bright" and overlap(found, shown) > 0.93
+
+
+def test_an_even_corner_of_a_still_picture_without_a_screen_is_tissue():
+    picture = film(sector(), frames=1)[0][60:200, 100:300].clip(30)
+    picture[:20, :20] = picture[-20:, -20:] = picture[:20, -20:] = 60
+    assert detection.find([picture]).box == (0, 0, 200, 140)
+
+
 @pytest.mark.parametrize(("grey", "dark"), [(28, 0), (245, 0), (60, 20)])
 def test_a_fan_between_the_bars_of_a_phone(phantoms, grey, dark):
     frames = screen(640, 300, dark)

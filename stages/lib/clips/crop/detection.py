@@ -75,11 +75,11 @@ def _foreground(lit: np.ndarray, moving: np.ndarray) -> np.ndarray:
     only as far as it reaches from the picture's border without a gap: tissue of the same grey value inside the fan stays.
     """
     peak, low = lit.max(axis=0), lit.min(axis=0)
-    levels = _border_levels(peak, moving)
+    levels = _border_levels(peak, moving) if moving.any() else _screen_level(peak)
     dark = min((level for level in levels if level <= 2 * DARK), default=0) if moving.any() else 0
     foreground = peak > DARK + dark
     for level in levels:
-        if level > DARK + dark and moving.any():
+        if level > DARK + dark:
             screen = (peak <= level + DARK) & (low >= level - 2 * DARK) & ~moving
             foreground &= ~_from_border(screen)
     return foreground
@@ -97,6 +97,13 @@ def _border_levels(peak: np.ndarray, moving: np.ndarray) -> list[float]:
                              for place in places]
     corners += [left] if None not in (left, right) and abs(left - right) <= DARK else []
     return [level for level in corners if level is not None]
+
+
+def _screen_level(still: np.ndarray) -> list[float]:
+    """The grey value of a still picture [h, w] whose four corners are even and alike: tissue is not."""
+    side = max(2, min(still.shape) // 20)
+    corners = np.stack([still[y, x] for y in (slice(side), slice(-side, None)) for x in (slice(side), slice(-side, None))])
+    return [corners.max()] if np.ptp(corners) <= DARK else []
 
 
 def _from_border(area: np.ndarray) -> np.ndarray:
