@@ -464,6 +464,21 @@ def test_masks_are_cropped_and_scaled_with_their_image(breasts):
         "clips.csv", "facts.json", "frames.csv", "frames.npy", "masks.npy"]
 
 
+@pytest.mark.parametrize(("white", "kind"), [(1, np.uint8), (1, np.uint16), (255, np.uint16), (65535, np.uint16)])
+def test_white_may_be_any_usual_number_in_a_mask(breasts, white, kind):
+    _, expected = extract_breast()
+    for path in (breasts / "benign").glob("*_mask*.png"):
+        cv2.imwrite(str(path), (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype(kind) * white)
+    assert np.array_equal(extract_breast()[1], expected) and expected.any()
+
+
+def test_numbers_of_classes_are_no_mask(breasts):
+    path = breasts / "benign/benign (1)_mask.png"
+    cv2.imwrite(str(path), (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8) * 2)
+    reason = extract_breast()[0].clip_table["left_out"][0]
+    assert "its mask benign (1)_mask.png is neither white on black nor 1 on 0: its largest value is 2" in reason
+
+
 @pytest.mark.parametrize("content", [b"", cv2.imencode(".png", np.zeros((100, 80), np.uint8))[1].tobytes()])
 def test_a_mask_that_does_not_fit_leaves_its_image_out(breasts, content):
     (breasts / "benign/benign (1)_mask.png").write_bytes(content)

@@ -151,14 +151,18 @@ def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarr
     Lesions count from 1 in the order of their files; where two overlap, the later one has the pixel. uint8 [size_px, size_px].
 
     Raises:
-        ValueError: a mask that cannot be decoded or has not the image's shape: it would lie elsewhere.
+        ValueError: a mask that cannot be decoded, has not the image's shape (it would lie elsewhere), or is no mask.
     """
     numbers = np.zeros((cut.size_px, cut.size_px), np.uint8)
     for number, path in enumerate(masks, 1):
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
         if mask is None or mask.shape != shape:
             raise ValueError(f"its mask {path.name} is damaged or not of the image's size")
-        binary = np.where(mask > 127, 255, 0).astype(np.uint8)
+        white = int(mask.max())
+        threshold = 0 if white <= 1 else 127 if white <= 255 else 32767  # some programs write 1 for white
+        if 1 < white <= threshold:
+            raise ValueError(f"its mask {path.name} is neither white on black nor 1 on 0: its largest value is {white}")
+        binary = np.where(mask > threshold, 255, 0).astype(np.uint8)
         numbers[cut(binary) > 127] = number
     return numbers
 
