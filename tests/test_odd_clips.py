@@ -598,6 +598,20 @@ def test_what_is_no_still_image_in_a_folder_of_images_is_named(tmp_path):
     assert clip.facts["notes"] == "not still images, left out: moving.png"
 
 
+@pytest.mark.parametrize(
+    "names", [["IMG_1", "img_2", "IMG_3", "img_10"], ["f１", "f2", "f３", "f１０"], ["1.2", "1.3", "1.10", "2.1"],
+              ["0.2 s", "0.04 s", "0.08 s", "0.12 s"]],
+)  # fmt: skip
+def test_images_come_in_the_order_of_their_numbers(tmp_path, names):
+    for name, frame in zip(names, speckle(4), strict=True):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), frame)
+    clip = read(tmp_path)
+    assert_alike(clip.images, speckle(4), most=0)
+    told = {"0.2 s": "so that 0.2 s comes before 0.04 s", "1.10": "so that 1.3 comes before 1.10"}
+    assert all(sentence in clip.facts["notes"] for name, sentence in told.items() if name in names)
+    assert bool(clip.facts["notes"]) == ("." in names[0])
+
+
 def test_images_of_different_depth_in_one_folder(tmp_path):
     for number, frame in enumerate(speckle(6)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), frame.astype(np.uint16) * 16 if number % 3 else frame)

@@ -24,9 +24,9 @@ def is_image(path: Path) -> bool:
 
 
 def natural(path: Path) -> tuple:
-    """Sort key by which `frame 2` comes before `frame 10`."""
-    parts = re.split(r"([0-9]+)", path.as_posix())
-    return [int(part) if part.isdecimal() else part for part in parts], path.as_posix()
+    """Sort key by which `frame 2` comes before `Frame 10`."""
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [int(part) if part.isdecimal() else part.casefold() for part in parts], path.as_posix()
 
 
 def images(folder: Path) -> list[Path]:

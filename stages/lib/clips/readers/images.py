@@ -1,10 +1,14 @@
 """A folder of still images, one frame each, in natural order."""
 
+import re
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from stages.lib.clips.readers import stack
 from stages.lib.clips.readers.recording import Frames, Recording
+
+DECIMAL = re.compile(r"\D*(\d+\.\d+)\D*")  # a name with one number, such as a time in s
 
 
 def open_images(files: list[Path], others: list[Path]) -> Recording:
@@ -15,6 +19,10 @@ def open_images(files: list[Path], others: list[Path]) -> Recording:
     """
     listed = ", ".join(file.name for file in others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
     notes = [f"not still images, left out: {listed}"] if others else []
+    numbers = [DECIMAL.fullmatch(file.stem) for file in files]
+    if all(numbers):  # by value 0.2 comes after 0.12; but 1.2 may be the second frame of the first loop
+        falls = next(((one[0], two[0]) for one, two in pairwise(numbers) if float(one[1]) > float(two[1])), None)
+        notes += [f"in the order of whole numbers, so that {falls[0]} comes before {falls[1]}"] if falls else []
     return Recording(frames=partial(_frames, files), names=[file.name for file in files], notes=notes)
 
 
