@@ -156,6 +156,7 @@ def test_two_pixels_that_share_their_colour(tmp_path, kind):
      (FRAMES, {"PhotometricInterpretation": "DOE^JANE"}, "its colours, of an unknown kind, are not read"),
      (colours(FRAMES)[0], {"PhotometricInterpretation": "HSV"}, "its colours, HSV, are not read"),
      (colours(FRAMES)[0], {"PhotometricInterpretation": "YBR_PARTIAL_420"}, "YBR_PARTIAL_420 without compression"),
+     (colours(FRAMES)[0], {"PhotometricInterpretation": "YBR_FULL_422", "Columns": 63}, "but its width is odd"),
      (FRAMES, {"PhotometricInterpretation": "RGB"}, "contradicts itself: RGB with 1 per pixel in place of 3"),
      (FRAMES, {"SamplesPerPixel": 3}, "contradicts itself: MONOCHROME2 with 3 per pixel in place of 1"),
      (FRAMES, {"PhotometricInterpretation": "PALETTE COLOR"}, "damaged or incomplete"),

@@ -100,6 +100,8 @@ def frame_bytes(elements: Dataset) -> float:
     values, kind = elements.Rows * elements.Columns * elements.SamplesPerPixel, elements.PhotometricInterpretation
     if kind == "YBR_PARTIAL_420":
         raise Unreadable("its colours, YBR_PARTIAL_420 without compression, are not read: save it as RGB or grey")
+    if kind in HALVED and elements.Columns % 2:
+        raise Unreadable(f"its colours, {kind}, are shared by two pixels, but its width is odd: save it as RGB or grey")
     if elements.Rows * elements.Columns > pixels.MOST_PX or elements.BitsAllocated not in (8, 16, 32) or not values:
         raise Unreadable("the size or depth of its picture is not believed")
     return values * elements.BitsAllocated / 8 * (2 / 3 if kind in HALVED else 1)
