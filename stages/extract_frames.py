@@ -26,12 +26,12 @@ from tqdm import tqdm
 from stages.lib.clips import store, workers
 from stages.lib.clips.crop import given, sheet
 from stages.lib.clips.extraction import COLUMNS, Recipe, extract
-from stages.lib.clips.readers import kinds, reading
+from stages.lib.clips.readers import kinds, times
 from stages.lib.params import Count, Positive, UserError, require
 from stages.lib.running import cache, faults
 from stages.lib.running.stage import run
 
-LOW_HZ, HIGH_HZ = reading.PLAUSIBLE_HZ
+LOW_HZ, HIGH_HZ = times.PLAUSIBLE_HZ
 
 
 def main(

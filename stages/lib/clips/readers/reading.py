@@ -12,8 +12,8 @@ import numpy as np
 from stages.lib.clips import sampling
 from stages.lib.clips.readers import kinds, pixels
 from stages.lib.clips.readers.recording import Frames, Recording
+from stages.lib.clips.readers.times import plausible
 
-PLAUSIBLE_HZ = (0.1, 5000)  # frame rates outside are slips of a file's header or time stamps
 LEAP_S = 60  # so is a time stamp this far from the one before it
 
 
@@ -54,11 +54,6 @@ def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -
         facts |= {"height": height, "width": width, "mm_per_px": round(recording.mm_per_px / down, 6)}
         region = region and tuple(round(side * scale) for side, scale in zip(region, (right, down) * 2, strict=True))
     return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region, recording.files)
-
-
-def plausible(fps: float) -> bool:
-    """Whether a recording can have so many frames a second."""
-    return PLAUSIBLE_HZ[0] <= fps <= PLAUSIBLE_HZ[1]
 
 
 def _sampled(

@@ -77,17 +77,21 @@ def complete(header: Dataset) -> None:
 
 
 def frame_times(header: Dataset, notes: list[str]) -> tuple[float, list[float]]:
-    """Frame rate in Hz, NaN if none is stated, and the times of the frames in s, where each is stated."""
+    """Frame rate in Hz, NaN if none is stated, and the times of the frames in s, where each is stated.
+
+    The first of the four elements that can be is taken; the first of all where none can be.
+    """
     steps_ms = values(header, "FrameTimeVector")
     rate_hz = times.frame_rate_hz(np.divide(steps_ms[1:], 1000))
-    if rate_hz > 0:
+    rates = [1000 / time_ms if (time_ms := _positive(header, "FrameTime")) else 0.0]
+    rates += [_positive(header, name) for name in ("CineRate", "RecommendedDisplayFrameRate")]
+    others = [rate for rate in rates if times.plausible(rate)] or [rate for rate in rates if rate]
+    if rate_hz > 0 and (times.plausible(rate_hz) or not others):
         count = header.get("NumberOfFrames") or len(steps_ms)
         if count != len(steps_ms):
             notes.append(f"it states the times of {len(steps_ms)} frames, and that it has {count}: the others follow evenly")
         return rate_hz, list(np.cumsum([0, *steps_ms[1:]]) / 1000)
-    if (frame_time_ms := _positive(header, "FrameTime")) > 0:
-        return 1000 / frame_time_ms, []
-    return _positive(header, "CineRate") or _positive(header, "RecommendedDisplayFrameRate") or math.nan, []
+    return next(iter(others), math.nan), []
 
 
 def values(header: Dataset, name: str) -> list[float]:
