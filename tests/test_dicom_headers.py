@@ -6,11 +6,13 @@ import cv2
 import imagecodecs
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import (
     MPEG4HP41,
+    EnhancedUSVolumeStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -272,3 +274,25 @@ def test_regions_of_a_video_that_has_another_size_than_stated(tmp_path):
     assert_alike(clip.images, FRAMES, most=9)
     assert clip.region is None and math.isnan(clip.facts["mm_per_px"])
     assert clip.facts["notes"] == "its video is 64 × 48, its header states another size: no region is believed"
+
+
+@pytest.mark.parametrize(
+    ("times", "kinds", "refused"),
+    [([1] * 12, ["TISSUE_INTENSITY"] * 12, False), ([1] * 6 + [2] * 6, ["TISSUE_INTENSITY"] * 12, True),
+     ([1] * 12, ["TISSUE_INTENSITY", "FLOW_VELOCITY"] * 6, True)],
+)  # fmt: skip
+def test_the_slices_of_a_volume_are_told_of_and_volumes_over_time_are_refused(tmp_path, times, kinds, refused):
+    groups = []
+    for time, kind in zip(times, kinds, strict=True):
+        content, values, group = Dataset(), Dataset(), Dataset()
+        content.TemporalPositionIndex, values.DataType = time, kind
+        group.FrameContentSequence, group.ImageDataTypeSequence = [content], [values]
+        groups.append(group)
+    data = cine(FRAMES, SOPClassUID=EnhancedUSVolumeStorage, PerFrameFunctionalGroupsSequence=groups)
+    if refused:
+        with pytest.raises(Unreadable, match="a volume over time, or of several kinds of values: no sequence of pictures"):
+            opened(tmp_path, data)
+    else:
+        clip = opened(tmp_path, data)
+        assert_alike(clip.images, FRAMES, most=0)
+        assert clip.facts["notes"] == "its frames are the slices of a volume, not pictures over time"

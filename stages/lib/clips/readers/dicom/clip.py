@@ -9,7 +9,8 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from pydicom.uid import AllTransferSyntaxes
+from pydicom import Dataset
+from pydicom.uid import AllTransferSyntaxes, EnhancedUSVolumeStorage
 
 from stages.lib.clips.readers import video
 from stages.lib.clips.readers.dicom import header, pixel_data, regions
@@ -29,7 +30,7 @@ def open_dicom(path: Path) -> Recording:
     with header.quiet(), pixel_data.opened(path) as data:
         if data.syntax in NAMES or data.syntax not in AllTransferSyntaxes:
             raise Unreadable(f"its transfer syntax, {NAMES.get(data.syntax, 'an unknown one')}, cannot be decoded: convert it")
-        notes = []
+        notes = _of_a_body(data.header)
         tissue = regions.tissue(data.header, notes)
         fps, stamps = header.frame_times(data.header, notes)
         aspect, mm_per_px = regions.scale(data.header, tissue.entry, notes)
@@ -63,6 +64,22 @@ def _frames(path: Path, clip: Recording, stamps: list[float], shown: np.ndarray 
         except ValueError:  # the fragments break off: what is missing is counted below
             pass
         clip.damaged += max(0, int(data.header.get("NumberOfFrames") or 0) - number - 1)
+
+
+def _of_a_body(elements: Dataset) -> list[str]:
+    """What the user must hear of the slices of a body.
+
+    Raises:
+        Unreadable: bodies over time, or slices that show different things.
+    """
+    if elements.get("SOPClassUID") != EnhancedUSVolumeStorage:
+        return []
+    groups = elements.get("PerFrameFunctionalGroupsSequence", [])
+    places = {group.get("FrameContentSequence", [{}])[0].get("TemporalPositionIndex") for group in groups}
+    kinds = {group.get("ImageDataTypeSequence", [{}])[0].get("DataType") for group in groups}
+    if len(places) > 1 or len(kinds) > 1:
+        raise Unreadable("a volume over time, or of several kinds of values: no sequence of pictures")
+    return ["its frames are the slices of a volume, not pictures over time"]
 
 
 def _fits(stream: Recording, shown: np.ndarray | None, notes: list[str]) -> bool:

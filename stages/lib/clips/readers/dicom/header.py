@@ -21,6 +21,7 @@ PALETTE = [f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green
 PALETTE += [f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")]
 TIME = "FrameTime FrameTimeVector CineRate RecommendedDisplayFrameRate".split()
 PLACE = "SequenceOfUltrasoundRegions PixelAspectRatio PixelSpacing BurnedInAnnotation".split()
+KIND = ["SOPClassUID", "PerFrameFunctionalGroupsSequence"]
 GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 OTHERS = ("HSV", "ARGB", "CMYK", "XYB")  # known, and not read
@@ -46,7 +47,7 @@ def quiet() -> Iterator[None]:
 
 def read_header(stream: BinaryIO) -> Dataset:
     """The elements named above and no other; the stream then stands at the pixel data."""
-    return dcmread(stream, stop_before_pixels=True, force=True, specific_tags=PICTURE + PALETTE + TIME + PLACE)
+    return dcmread(stream, stop_before_pixels=True, force=True, specific_tags=PICTURE + PALETTE + TIME + PLACE + KIND)
 
 
 def complete(header: Dataset) -> None:
