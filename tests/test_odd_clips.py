@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import cv2
+import imagecodecs
 import nibabel
 import nrrd
 import numpy as np
@@ -534,6 +535,7 @@ def written(folder, name):
               "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(500), "matlab": b"MATLAB 5.0 MAT-file" + bytes(500), "zeros": bytes(9999),
               "numpy": b"\x93NUMPY" + bytes(500), "office": b"\xd0\xcf\x11\xe0" + bytes(500),
               "list": b"#EXTM3U\n#EXTINF:9,\nother.ts\n#EXT-X-ENDLIST\n", "heic": b"\0\0\0\x18ftypheic" + bytes(500),
+              "jpeg xl": imagecodecs.jpegxl_encode(speckle(1)[0]), "jpeg xl box": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(500),
               "text": b"This is no video. " * 500, "noise": np.random.default_rng(0).bytes(50_000)}  # fmt: skip
     if name in simple:
         path.write_bytes(simple[name])
@@ -549,7 +551,8 @@ def written(folder, name):
     ("name", "reason"),
     [("pdf", "a PDF document"), ("program", "a program"), ("hdf5", "an HDF5 file"), ("matlab", "a MATLAB file"),
      ("numpy", "a NumPy array"), ("office", "an Office document"), ("list", "a list of other files"), ("zip", "a zip archive"),
-     ("heic", "an HEIC picture"), ("gzip", "packed with gzip: unpack it"), ("text", "of an unknown kind"),
+     ("heic", "an HEIC picture"), ("jpeg xl", "a JPEG XL picture"), ("jpeg xl box", "a JPEG XL picture"),
+     ("gzip", "packed with gzip: unpack it"), ("text", "of an unknown kind"),
      ("zeros", "of an unknown kind"), ("noise", "of an unknown kind")],
 )  # fmt: skip
 def test_what_no_reader_takes_gets_its_reason(tmp_path, name, reason):

@@ -18,6 +18,8 @@ HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1") 
 NO_CLIPS = {
     b"#EXTM3U": "a list of other files, not a clip: put the clips themselves there",
     b"ffconcat": "a list of other files, not a clip: put the clips themselves there",
+    b"\xff\n": "a JPEG XL picture: save it as JPEG or PNG",
+    b"\0\0\0\x0cJXL ": "a JPEG XL picture: save it as JPEG or PNG",
     b"%PDF": "a PDF document, not a clip",
     b"\xd0\xcf\x11\xe0": "an Office document, not a clip",
     b"PK\x03\x04": "a zip archive or Office document, not a clip: unpack it",
