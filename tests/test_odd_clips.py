@@ -202,6 +202,22 @@ def test_of_several_videos_in_a_file_the_largest_is_read(tmp_path):
     assert clip.facts["notes"] == "it holds several videos: the one with the largest picture is read"
 
 
+def test_a_larger_preview_beside_a_video_is_not_read(tmp_path):
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        contents = [np.full((480, 640), 90, np.uint8)], speckle(4)
+        streams = [container.add_stream("png", rate=10) for _ in contents]
+        for stream, frames in zip(streams, contents, strict=True):
+            stream.height, stream.width = frames[0].shape
+            stream.pix_fmt = "gray"
+        for stream, frames in zip(streams, contents, strict=True):
+            for number, image in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(image, format="gray")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    assert_alike(read(tmp_path / "a.mov").images, speckle(4), most=0)
+
+
 def test_a_stream_of_jpegs_is_a_video_and_a_camera_picture_with_previews_is_one(tmp_path):
     coded = [cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes() for frame in speckle(9)]
     (tmp_path / "a.mjpeg").write_bytes(b"".join(coded))

@@ -31,7 +31,7 @@ FULL = 2  # of av's color_range: the values 0 to 255 are all in use
 
 
 def open_video(source: Path | BinaryIO, square: bool = True) -> Recording:
-    """The largest video stream of a file.
+    """The largest video stream of a file, but for streams of a single frame beside others.
 
     Args:
         square: whether the aspect ratio of its pixels, as the stream states it, is made up for.
@@ -75,7 +75,7 @@ def _stream(container: av.container.InputContainer) -> av.VideoStream:
     known = [stream for stream in videos if stream.codec_context is not None]
     if not known:
         raise Unreadable("no frame can be decoded: its codec is unknown; convert it to mp4")
-    stream = max(known, key=lambda stream: stream.width * stream.height)
+    stream = max(known, key=lambda stream: (stream.frames != 1, stream.width * stream.height))  # one frame: a preview
     stream.codec_context.thread_count = 1  # the cores are shared out by clips
     return stream
 
