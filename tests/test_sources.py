@@ -183,6 +183,28 @@ def test_findings_of_covid_blues_are_columns_without_blanks_at_their_ends(tmp_pa
     assert found == [["", "", "", ""], ["2.0", "yes", "no", pcr], ["", "", "", pcr], ["0.0", "no", "yes", ""]]
 
 
+def test_lines_that_contradict_each_other_about_one_clip_or_patient_are_named(tmp_path):
+    cases = {
+        "covid_blues": (["videos/patient_10_L1.mp4"], "clinical_variables.csv", "patient_id,cov_test\n10,1\n9,0\n10,1\n",
+                        "10,0\n"),
+        "breast": (["original/000001.png"], "DatasetB.csv", "Image,Type\n1,Benign\n2,Benign\n000001,benign\n", "1,Malignant\n"),
+    }
+    for source, (files, name, lines, wrong) in cases.items():
+        make(tmp_path / source, files)
+        make(tmp_path / source, {name: lines})
+        clips = import_module(f"stages.sources.{source}").clips
+        assert clips(tmp_path / source)["left_out"].tolist() == [""]
+        make(tmp_path / source, {name: lines + wrong})
+        with pytest.raises(UserError, match=f"{name}, lines 2, 5 say different things of .*: remove all but the right one"):
+            clips(tmp_path / source)
+
+
+def test_a_name_of_two_videos_in_the_catalogue_of_pocus_has_no_patient(tmp_path):
+    make(tmp_path, ["convex/Cov-a.mp4", "convex/Cov-b.mp4"])
+    make(tmp_path, {"metadata.csv": "Filename,Patient ID / Name\nCov-a,A\nCov-b,B\nCov-a ,C\nCov-b,B \n"})
+    assert table("pocus", tmp_path)[1]["patient"].tolist() == ["", "B"]
+
+
 @pytest.mark.parametrize("name", ["severity.csv", "clinical_variables.csv"])
 def test_a_csv_of_covid_blues_without_its_columns_is_named(tmp_path, name):
     make(tmp_path, ["videos/patient_10_L1.mp4"])

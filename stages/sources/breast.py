@@ -72,10 +72,10 @@ def _udiat(folder: Path) -> tuple[Found, Masks]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: save DatasetB.xlsx as csv, for its labels") from None
     number = entries["Image"].str.strip().str.removesuffix(".png").str.lstrip("0")
-    labels = dict(zip(number, entries["Type"].str.strip().str.lower(), strict=True))
+    known = lists.by_key(path, pd.DataFrame({"Image": number, "Type": entries["Type"].str.lower()}), "Image")
     found = []
     for image in catalogue.files(folder / "original"):
-        label = labels.get(image.stem.lstrip("0"), "")
+        label = known.get(image.stem.lstrip("0"), {}).get("Type", "")
         reason = "" if label in CLASSES else f"label unknown: {label or 'no line'} in {path.name}"
         found.append((image, "" if reason else label, reason))
     return found, {folder / "original" / mask.stem: [mask] for mask in catalogue.images(folder / "GT")}

@@ -53,5 +53,5 @@ def _by_key(path: Path, key: str, columns: dict[str, str]) -> dict[str, dict[str
     """What the file says of each clip or patient, under our names for its columns; nothing where there is no such file."""
     if not path.exists():
         return {}
-    entries = lists.read(path, [key, *columns])[[key, *columns]].apply(lambda column: column.str.strip())
-    return entries.rename(columns=columns).drop_duplicates(key).set_index(key).to_dict("index")
+    entries = lists.read(path, [key, *columns])[[key, *columns]]
+    return lists.by_key(path, entries.rename(columns=columns), key)

@@ -43,11 +43,12 @@ def clips(folder: Path) -> pd.DataFrame:
 
 
 def _patients(folder: Path) -> dict[str, str]:
-    """File name without suffix → patient, from the catalogue."""
+    """File name without suffix → patient, from the catalogue; '' for a name of two videos of different patients."""
     path = folder / "metadata.csv"
     path = path if path.exists() else folder.with_name(f"{folder.name}_metadata.csv")
     try:
         entries = lists.read(path, ["Filename", "Patient ID / Name"])
     except FileNotFoundError:
         raise UserError(f"{folder / 'metadata.csv'} is missing: fetch it with the data set, for its patients") from None
-    return dict(zip(entries["Filename"].str.strip(), entries["Patient ID / Name"].str.strip(), strict=True))
+    known = entries["Patient ID / Name"].str.strip().groupby(entries["Filename"].str.strip())
+    return known.agg(lambda names: names.iloc[0] if names.nunique() == 1 else "").to_dict()

@@ -57,6 +57,20 @@ def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd
     return table.loc[:, [name != "" for name in names]]
 
 
+def by_key(path: Path, table: pd.DataFrame, key: str) -> dict[str, dict[str, str]]:
+    """The lines of a table that `read` gave, without blanks at the ends of their values, by their value in the column `key`.
+
+    Raises:
+        UserError: two lines say different things of one key.
+    """
+    table = table.apply(lambda column: column.str.strip())
+    table = table[table[key] != ""].drop_duplicates()
+    double = table[key][table[key].duplicated(keep=False)]
+    lines = ", ".join(map(str, double.index[double == double.iloc[0]])) if len(double) else ""
+    require(not lines, f"{path}, lines {lines} say different things of {''.join(double[:1])}: remove all but the right one")
+    return table.set_index(key).to_dict("index")
+
+
 def file(folder: Path, name: str, place: str) -> Path:
     """The path below `folder` that a line names: as it stands, as a file name may begin with a blank, else without blanks, else
     from Windows, else with accents encoded otherwise, as on a Macintosh.
