@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from annotated_types import Gt, Lt
+from scipy.special import ndtri
 from scipy.stats import binomtest
 
 from stages.lib.evaluation import intervals, scores
@@ -125,23 +126,24 @@ def against_best(
 ) -> list[dict]:
     """Is the best of several runs better than each of the others by more than noise?
 
-    The paired interval of the difference compares the best with every other run. The intervals are widened (Bonferroni) so
-    that the chance of any false difference, over all comparisons, is at most 1 − confidence.
+    The best is compared with every other run. As it is chosen by its score, the intervals are those that hold together for all
+    pairs of runs (`intervals.simultaneous`): the chance of any false difference is about 1 − confidence.
 
     Args:
         values: balanced accuracy of every run.
         tables: their clip-level predictions; or a text that says why there are none.
 
     Returns:
-        For every run difference (best − run), low, high, detectable (as in `compare`, at the widened confidence), verdict,
+        For every run difference (best − run), low, high, detectable (as in `compare`, of the wider interval), verdict,
         and best: True for a run that is better than all others.
     """
     first = int(np.argmax(values))
-    level = 1 - (1 - confidence) / max(len(values) - 1, 1)
     clips = [held_out(table) if isinstance(table, pd.DataFrame) else table for table in tables]
+    same = [number for number, each in enumerate(clips) if each == clips[first] and not isinstance(each, str)]
+    spread, reach = intervals.simultaneous([_counts(tables[number]) for number in same], samples, confidence, seed)
     found = []
-    for number, table in enumerate(tables):
-        numbers = {"difference": values[first] - values[number], "low": np.nan, "high": np.nan, "detectable": np.nan,
+    for number, value in enumerate(values):
+        numbers = {"difference": values[first] - value, "low": np.nan, "high": np.nan, "detectable": np.nan,
                    "best": False}
         missing = [reason for reason in (clips[first], clips[number]) if isinstance(reason, str)]
         if number == first:
@@ -151,9 +153,9 @@ def against_best(
         elif clips[number] != clips[first]:
             numbers["verdict"] = "not tested: other clips or folds than the best"
         else:
-            pair = _counts(table), _counts(tables[first])
-            low, high = intervals.paired_interval(*pair, samples, level, seed)
-            numbers["detectable"] = intervals.detectable_difference(*pair, samples, level, seed)
+            deviation = spread[same.index(first), same.index(number)]
+            low, high = (float(numbers["difference"] + sign * reach * deviation) for sign in (-1, 1))
+            numbers["detectable"] = float((reach + ndtri(intervals.POWER)) * deviation)
             numbers |= {"low": low, "high": high, "verdict": "worse than the best" if low > 0 else "within noise of the best"}
         found.append(numbers)
     others = [numbers["verdict"] for number, numbers in enumerate(found) if number != first]

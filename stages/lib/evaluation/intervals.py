@@ -7,7 +7,7 @@ classes the number of the patient's clips of that class, and how many of them ar
 import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
 
-POWER = 0.8     # of `detectable_difference`
+POWER = 0.8     # of detectable differences
 
 
 def interval(counts: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -113,3 +113,27 @@ def detectable_difference(first: np.ndarray, second: np.ndarray, samples: int, c
     """
     spread = (bootstrap(second, samples, seed) - bootstrap(first, samples, seed)).std()
     return float((ndtri((1 + confidence) / 2) + ndtri(POWER)) * spread)
+
+
+def simultaneous(runs: list[np.ndarray], samples: int, confidence: float, seed: int) -> tuple[np.ndarray, float]:
+    """Intervals of the differences of all pairs of runs that hold together, so that the best may be chosen by its score.
+
+    As in Tukey's method, but with the joint distribution of the paired bootstrap: in a fraction `confidence` of the
+    resamples no difference is further from its mean than so many of its SDs.
+
+    Args:
+        runs: the counts of K runs of the same patients.
+
+    Returns:
+        The SD of the difference of each two runs, [K, K], and the number of SDs to either side.
+    """
+    values = np.array([bootstrap(counts, samples, seed) for counts in runs]).reshape(len(runs), samples)        # K x S
+    values -= values.mean(1, keepdims=True)
+    spread, furthest = np.zeros((len(runs), len(runs))), np.zeros(samples)
+    for number, one in enumerate(values):
+        apart = one - values[:number]
+        deviation = apart.std(1)
+        spread[number, :number] = spread[:number, number] = deviation
+        ratio = np.divide(np.abs(apart).T, deviation, out=np.zeros(apart.T.shape), where=deviation > 0)
+        furthest = np.maximum(furthest, ratio.max(1, initial=0))
+    return spread, float(np.quantile(furthest, confidence))
