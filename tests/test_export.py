@@ -95,6 +95,25 @@ def test_an_export_gives_the_same_outputs_for_any_batch(workspace, draw, capsys,
     assert "For research only, not for diagnosis." in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("suffix", export.FORMATS)
+def test_a_vision_transformer_is_exported_for_the_size_of_its_frames(workspace, draw, monkeypatch, suffix):
+    """Made for 32 px, trained on 16 px: the exported network has the position embeddings of that size."""
+    def small(*_, **__):
+        return torchvision.models.VisionTransformer(32, 4, 1, 2, 16, 16)
+
+    monkeypatch.setattr(torchvision.models, "get_model", small)
+    backbone = Backbone("vit_b_32").eval()
+    nn.init.normal_(backbone.network.encoder.pos_embedding)
+    checkpoint.write(backbone.network.state_dict(), {"arch": "vit_b_32", "size_px": 16, "method": "simclr"})
+    export.main(checkpoint.PRETRAINED, workspace / f"network{suffix}")
+    frames = torch.randn(3, 1, 16, 16, generator=draw)
+    with torch.no_grad():
+        expected = backbone.double()(frames.double()).float()           # in double precision there is no bfloat16
+    assert expected.std(0).max() > 1e-2
+    torch.testing.assert_close(outputs(workspace / f"network{suffix}", frames)[0], expected, atol=1e-4, rtol=0)
+
+
 def test_what_cannot_be_exported_is_one_sentence_and_nothing_is_written(workspace):
     pretrained()
     (workspace / "models/text.safetensors").write_text("text")

@@ -46,6 +46,7 @@ def main(weights: Path, target: Path) -> None:
     require("size_px" in facts, f"{weights} does not say size_px; remove it and run `dvc repro` to make it again")
     fine_tuned = isinstance(network, Classifier)
     backbone, head = (network.backbone, network.linear) if fine_tuned else (network, nn.Identity())
+    backbone.fix_size(facts["size_px"])
     grey = Grey(backbone.network.to(memory_format=torch.contiguous_format), head).eval().requires_grad_(False)
     example = torch.zeros(2, 1, facts["size_px"], facts["size_px"])
     output = "logits" if fine_tuned else "features"

@@ -72,21 +72,34 @@ class Backbone(nn.Module):
         return distributed.everyones(feature.unflatten(0, frames.shape[:2]), dim).flatten(0, 1)
 
     def _features(self, frames: torch.Tensor) -> torch.Tensor:
-        """Features of [N, 3, H, W]. A vision transformer gets position embeddings for this size, interpolated from its own
-        (Dosovitskiy et al. 2021, section 3.2)."""
+        """Features of [N, 3, H, W]."""
         if not isinstance(self.network, VisionTransformer):
             return self.network(frames)
-        if frames.shape[-1] % self.network.patch_size:
+        fitting = self._positions(frames.shape[-1])
+        self.network.image_size = frames.shape[-1]
+        if fitting is self.network.encoder.pos_embedding:
+            return self.network(frames)
+        return functional_call(self.network, {"encoder.pos_embedding": fitting}, frames)
+
+    def _positions(self, size_px: int) -> torch.Tensor:
+        """Position embeddings of a vision transformer for frames of this side, interpolated from its own (Dosovitskiy et al.
+        2021, section 3.2): [1, 1 + places, F]."""
+        if size_px % self.network.patch_size:
             raise ValueError("a vision transformer needs a whole number of patches")
         kept = self.network.encoder.pos_embedding                                               # 1 x (1 + places) x F
-        side, wanted = math.isqrt(kept.shape[1] - 1), frames.shape[-1] // self.network.patch_size
-        self.network.image_size = frames.shape[-1]
+        side, wanted = math.isqrt(kept.shape[1] - 1), size_px // self.network.patch_size
         if side == wanted:
-            return self.network(frames)
+            return kept
         grid = kept[:, 1:].transpose(1, 2).unflatten(2, (side, side))                           # 1 x F x side x side
         grid = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=True)
-        fitting = torch.cat([kept[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
-        return functional_call(self.network, {"encoder.pos_embedding": fitting}, frames)
+        return torch.cat([kept[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    @torch.no_grad()
+    def fix_size(self, size_px: int) -> None:
+        """Let `network` alone take frames of this side: a vision transformer gets position embeddings for it for good."""
+        if isinstance(self.network, VisionTransformer):
+            self.network.encoder.pos_embedding = nn.Parameter(self._positions(size_px))
+            self.network.image_size = size_px
 
     @torch.no_grad()
     def require_size(self, size_px: int) -> None:
