@@ -208,6 +208,13 @@ def test_the_loss_equals_the_equation(train, draw, batch, progress):
     assert all(parameter.grad.isfinite().all() for parameter in model.trained())
 
 
+def test_in_the_smallest_bank_every_clip_finds_an_entry_of_another_one(train, draw):
+    model = build("ucl", train, bank_size=4, cross_mined=1).train()
+    frames, clips = next(iter(train.batches(2, model.pick, draw)))
+    loss, terms = model.loss(frames, clips, draw)
+    assert loss.isfinite() and not (terms["mined_clip"] == clips.index[:, None]).any()
+
+
 def test_a_batch_of_single_frames_has_nothing_to_learn_from(train, draw):
     model = build("ucl", train).eval()
     clips = clips_of([0], [0], [0])._replace(number=torch.full((3, 5), 4))
@@ -245,8 +252,8 @@ def test_the_published_views_are_shifts(train, draw, scale):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("cross_mined", 300), ("positive_range", 0), ("intra_from", 0.6), ("far_window", [0.4, 0.2]), ("near_window", [0.1]),
-     ("anchor_window", [0.2, 1.5])],
+    [("cross_mined", 300), ("bank_size", 3), ("positive_range", 0), ("intra_from", 0.6), ("far_window", [0.4, 0.2]),
+     ("near_window", [0.1]), ("anchor_window", [0.2, 1.5])],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_by_name(train, key, value):
     with pytest.raises(UserError, match=rf"methods\.ucl.*{key}"):

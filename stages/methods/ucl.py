@@ -60,6 +60,8 @@ class Method(ContrastiveMethod):
         super().__init__(backbone, clip_set, views)
         block = "params.yaml: methods.ucl"
         require(cross_mined <= bank_size, f"{block}.cross_mined is {cross_mined}; choose 1 to bank_size, {bank_size}")
+        require(bank_size > intra_negatives, f"{block}.bank_size is {bank_size}; choose more than intra_negatives, "
+                f"{intra_negatives}, as one clip alone fills so many places")
         require(intra_from <= harder_from, f"{block}.intra_from is {intra_from}; choose at most harder_from, {harder_from}")
         for name, window in {"anchor": anchor_window, "far": far_window, "near": near_window}.items():
             require(window[0] < window[1], f"{block}.{name}_window is {window}; its two ends must differ")
