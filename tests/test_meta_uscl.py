@@ -210,6 +210,12 @@ def test_another_optimiser_than_sgd_is_refused(model, draw):
         model.before_step(*batch(model, draw), optimizer, draw)
 
 
+def test_a_limit_of_the_gradient_which_the_virtual_step_does_not_have_is_refused(model, draw):
+    optimizer = optimizer_and_schedule(model.trained(), 10, "sgd", 0.1, 0.0, 0.0, 1.0, 1e-3)[0]
+    with pytest.raises(UserError, match="methods.meta_uscl.optimizer.gradient_norm must be null"):
+        model.before_step(*batch(model, draw), optimizer, draw)
+
+
 def clips_of(count, copies):
     """Copies of a clip of `count` frames."""
     count = torch.full((copies,), count)

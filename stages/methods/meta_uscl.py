@@ -163,6 +163,8 @@ class Method(ContrastiveMethod):
         """The forward pass of the step, whose graph `loss` uses, and every `meta_every` steps a meta step."""
         require(isinstance(optimizer, torch.optim.SGD), "params.yaml: methods.meta_uscl.optimizer.name must be sgd: the meta "
                 "step computes the next step of SGD")
+        require(not optimizer._optimizer_step_pre_hooks, "params.yaml: methods.meta_uscl.optimizer.gradient_norm must be null: "
+                "the meta step computes the next step of SGD with the whole gradient")
         views = self.pairs(frames, clips, generator)
         before = random_state(views.device)
         with Recorded() as recorded:
