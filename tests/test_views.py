@@ -50,6 +50,15 @@ def test_boxes_are_drawn_as_torchvision_draws_them(scale):
         assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("ratio", [[0.4, 0.6], [1.5, 2.0], [0.75, 1.333]])
+@pytest.mark.parametrize("size", [(48, 48), (40, 57), (57, 40)])
+def test_where_no_crop_fits_it_is_torchvisions_in_the_middle(size, ratio):
+    """Crops of ten times the area never fit; torchvision's are then the largest of an allowed ratio."""
+    boxes = Views(**SETTINGS | {"crop_scale": [10.0, 10.0], "crop_ratio": ratio}).boxes(3, *size, draw())
+    top, left, height, width = RandomResizedCrop.get_params(torch.zeros(1, *size), [10.0, 10.0], ratio)
+    assert boxes.tolist() == [[left, top, width, height]] * 3
+
+
 def test_jitter_is_distributed_as_torchvisions():
     image = frames(1)[0]
     ours = jitter(image.expand(3000, 1, 40, 56).float(), **Views(**SETTINGS).tones(3000, draw(5)))

@@ -83,17 +83,20 @@ class Views:
     def boxes(self, samples: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
         """Crops (left, top, width, height) in whole pixels, [B, 4].
 
-        If all tries fail, the sample keeps the whole frame, as torchvision does with square frames.
+        If all tries fail, the sample gets the largest crop in the middle that has an allowed ratio, as in torchvision.
         """
         area = height * width * uniform(samples, TRIES, generator=generator, low=self.crop_scale[0], high=self.crop_scale[-1])
         log_ratio = [math.log(ratio) for ratio in self.crop_ratio]
         ratio = uniform(samples, TRIES, generator=generator, low=log_ratio[0], high=log_ratio[-1]).exp()
         size = torch.stack([(area * ratio).sqrt().round(), (area / ratio).sqrt().round()], -1)      # B x TRIES x 2
-        whole = torch.stack([size.new_full((), width), size.new_full((), height)])                  # 2, made on the device
+        most = min(width, max(1, round(height * self.crop_ratio[-1]))), min(height, max(1, round(width / self.crop_ratio[0])))
+        whole, largest = (torch.stack([size.new_full((), side) for side in sides])                  # 2, made on the device
+                          for sides in ((width, height), most))
         fits = ((size > 0) & (size <= whole)).all(-1)                                               # B x TRIES
-        first = fits.int().argmax(1)
-        size = torch.where(fits.any(1)[:, None], size[torch.arange(samples, device=size.device), first], whole)
-        corner = (uniform(samples, 2, generator=generator) * (whole - size + 1)).floor()           # B x 2
+        found, first = fits.any(1)[:, None], fits.int().argmax(1)
+        size = torch.where(found, size[torch.arange(samples, device=size.device), first], largest)
+        room = whole - size
+        corner = torch.where(found, uniform(samples, 2, generator=generator) * (room + 1), room / 2).floor()   # B x 2
         return torch.cat([corner, size], 1)
 
 
