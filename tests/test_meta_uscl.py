@@ -240,6 +240,14 @@ def test_frames_are_in_time_order_and_drawn_as_specified(sets, draw, count, most
     assert len(chance) == 1 or chisquare(counts, expected).pvalue > 1e-3
 
 
+def test_a_distance_within_which_the_frames_of_inner_have_no_room_is_refused(sets):
+    """Repeated frames would have several shares, so that the mixture is not uniform on the simplex."""
+    with pytest.raises(UserError, match="max_distance is 3; 5 frames of inner need 4 or more, or null"):
+        build("meta_uscl", *sets, mixing="inner", mixing_frames=5, max_distance=3)
+    assert build("meta_uscl", *sets, mixing="inner", mixing_frames=5, max_distance=4).mixing_frames == 5
+    assert build("meta_uscl", *sets, mixing="standard", mixing_frames=5, max_distance=3).mixing_frames == 3
+
+
 @pytest.mark.parametrize("mixing", ["standard", "inner"])
 def test_short_clips_give_their_frames_as_they_are(sets, draw, mixing):
     model = build("meta_uscl", *sets, mixing=mixing)

@@ -62,6 +62,9 @@ class Method(ContrastiveMethod):
                 "SONOPAIR_TORCHRUN")
         require(len(held_out) > 1, f"clips held out: {len(held_out)}, too few for a meta set; raise "
                 "assemble_us4.held_out_fraction")
+        fits = mixing != "inner" or max_distance is None or max_distance >= mixing_frames - 1
+        require(fits, f"params.yaml: methods.meta_uscl.max_distance is {max_distance}; {mixing_frames} frames of inner need "
+                f"{mixing_frames - 1} or more, or null")
         self.mixing_frames, self.mixing_beta = mixing_frames if mixing == "inner" else 3, mixing_beta
         self.mixing, self.max_distance, self.temperature = mixing, max_distance, temperature
         self.meta_set, self.meta_batch_size, self.meta_every = held_out, meta_batch_size, meta_every
