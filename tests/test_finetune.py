@@ -387,6 +387,8 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         ({"trainable": "layer3"}, "finetune.trainable is 'layer3'; it must be 'last_block', 'head' or 'all'"),
         ({"folds": 14}, "finetune.folds is 14; task toy has 13 patients"),
         ({"epochs": 0}, "finetune.epochs is 0; it must be 1 or more"),
+        ({"head": {"hidden_width": None, "dropout": 0.4}}, "finetune.head.dropout is 0.4; it drops units of the hidden layer"),
+        ({"head": {"hidden_width": 8, "dropout": 1.0}}, "finetune.head.dropout is 1.0; it must be below 1"),
         ({"folds": 12}, "has no clip of class"),
         ({"select": "best_epoch"}, "finetune.select is 'best_epoch'; it must be 'last_epoch' or 'inner_validation'"),
         ({"inner_fraction": 1.0}, "finetune.inner_fraction is 1.0"),

@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import torchvision
+from annotated_types import Ge, Lt
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 from torch import nn
@@ -13,7 +14,7 @@ from torch.func import functional_call
 from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import Encoder
 
-from stages.lib.params import Count, Fraction, UserError, require
+from stages.lib.params import Count, UserError, require
 from stages.lib.training import distributed
 
 ARCHS = torchvision.models.list_models(module=torchvision.models)
@@ -33,6 +34,7 @@ def _known(arch: str) -> str:
 
 
 Arch = Annotated[str, AfterValidator(_known)]
+Dropout = Annotated[float, Ge(0), Lt(1)]
 
 
 class Backbone(nn.Module):
@@ -170,11 +172,13 @@ class Classifier(nn.Module):
 
     Args:
         hidden_width: of a hidden layer with ReLU and dropout before the last one; None: one linear layer.
-        dropout: probability with which a hidden unit is set to 0 in training.
+        dropout: probability with which a hidden unit is set to 0 in training; UserError without a hidden layer.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, hidden_width: Count | None = None, dropout: Fraction = 0.0):
+    def __init__(self, backbone: Backbone, classes: int, hidden_width: Count | None = None, dropout: Dropout = 0.0):
         super().__init__()
+        require(hidden_width is not None or dropout == 0, f"params.yaml: finetune.head.dropout is {dropout}; it drops units of "
+                "the hidden layer, so give it a hidden_width, or set dropout to 0.0")
         self.backbone = backbone
         width = backbone.feature_width if hidden_width is None else hidden_width
         self.linear = nn.Linear(width, classes)
