@@ -129,6 +129,8 @@ def test_scores_are_those_of_the_detections_that_are_written(toy, monkeypatch):
 def test_a_network_trains_on_the_other_folds_and_predicts_its_own(toy, monkeypatch):
     frames, maps = discs(12)
     seen = []
+    whole, given = Recipe.network, []
+    monkeypatch.setattr(Recipe, "network", lambda self, *frames: given.append(frames) or whole(self, *frames))
     monkeypatch.setattr(segmentation, "train", lambda net, *data: seen.append(data[:2]) or iter([0.0]))
     monkeypatch.setattr(segmentation, "predict", lambda net, frames, images, size: seen.append((frames, images)) or [])
     segment.main(**SETTINGS)
@@ -138,6 +140,7 @@ def test_a_network_trains_on_the_other_folds_and_predicts_its_own(toy, monkeypat
         others = np.flatnonzero(fold != number)
         assert np.array_equal(trained[0][:, 0], frames[others]) and np.array_equal(trained[1][:, 0], maps[others])
         assert np.array_equal(predicted[0][:, 0], frames[inside]) and predicted[1] == inside.tolist()
+        assert torch.equal(given[1 + number][0], trained[0])        # the first network is made before any frame is read
 
 
 def test_targets_are_boxes_and_masks_of_each_lesion():
@@ -169,6 +172,19 @@ def test_what_trains_of_the_backbone(toy, part, trains):
 def test_pretrained_weights_are_those_of_the_file(toy):
     body, file = network().backbone.body.state_dict(), checkpoint.weights()
     assert all(torch.equal(value, file[name]) for name, value in body.items()) and len(body) > 100
+
+
+@pytest.mark.parametrize(("changes", "calibrated"), [({"trainable": "head"}, True), ({"trainable": "all"}, False),
+                                                     ({"trainable": "head", "frozen_statistics": "updated"}, False)])
+def test_frozen_random_weights_have_the_statistics_of_the_enlarged_training_frames(changes, calibrated):
+    frames, seen = torch.from_numpy(discs(6)[0]).unsqueeze(1), []
+    settings = {"init": "random", "input_px": 64} | changes
+    net = recipe(**settings).network(frames).eval()
+    net.backbone.body.conv1.register_forward_hook(lambda _, __, output: seen.append(output))
+    with torch.no_grad():
+        net([frame.expand(3, -1, -1) / 255 for frame in frames])
+    mean, norm = seen[0].mean((0, 2, 3)), net.backbone.body.bn1
+    assert torch.allclose(norm.running_mean, mean if calibrated else torch.zeros(64), atol=0.02) and mean.abs().max() > 0.1
 
 
 def test_the_loss_falls_and_all_that_is_to_train_does():

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torchvision.models.detection import MaskRCNN
 
 from stages.lib.evaluation.fine_tuning import Statistics, Trainable
 from stages.lib.evaluation.folds import check_apart
+from stages.lib.evaluation.frozen_probes import CHUNK, set_statistics
 from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone, train_mode
 from stages.lib.networks.initial import initialise
@@ -39,9 +41,18 @@ class Recipe(NamedTuple):
     frozen_statistics: Statistics
     sizes: dict
 
-    def network(self) -> MaskRCNN:
-        """Mask R-CNN on a backbone with its initial weights, of which only `trainable` trains."""
+    def network(self, frames: torch.Tensor | None = None) -> MaskRCNN:
+        """Mask R-CNN on a backbone with its initial weights, of which only `trainable` trains.
+
+        Args:
+            frames: to train on, [N, 1, H, W] uint8. At most CHUNK of them give frozen random weights the statistics of batch
+                norm, as in fine-tuning; None: these stay 0 and 1.
+        """
         backbone = initialise(Backbone(self.arch), self.init, "segment.init")
+        if frames is not None and self.init == "random" and self.frozen_statistics == "fixed" and self.trainable != "all":
+            some = frames[:: math.ceil(len(frames) / CHUNK)].float()
+            enlarged = F.interpolate(some, [self.sizes["input_px"]] * 2, mode="bilinear")
+            set_statistics(backbone.to(frames.device), enlarged, self.views)
         backbone.train_only(self.trainable, "segment.trainable")
         return mask_rcnn(backbone, mean=self.views.mean, std=self.views.std, **self.sizes)
 
@@ -71,8 +82,8 @@ def cross_validate(
         if not given:
             check_apart(table, {"training": ~held_out, "held_out": held_out})
         torch.manual_seed(seed * folds + fold)
-        network = recipe.network().to(device)
         training = [part[torch.from_numpy(~held_out).to(device)] for part in data]
+        network = recipe.network(training[0]).to(device)
         losses = []
         for loss in train(network, *training, recipe, generator(seed * folds + fold, device)):
             losses.append(loss)
