@@ -79,18 +79,18 @@ def test_features_are_of_the_frames_as_they_are_with_running_statistics():
 
 @pytest.mark.parametrize("count", [7, 300])
 def test_statistics_are_those_of_the_training_frames(count):
-    """Of the first layer against the mean and variance of its inputs; momentum and weights stay, and it draws nothing."""
+    """Of the first layer against the mean and variance of its inputs, of all frames together, which get brighter from first to
+    last; momentum and weights stay, and it draws nothing."""
     backbone, views = Backbone("resnet18"), Views([0.2, 1.0], [0.5, 2.0], 0.5, 0.4, 0.4, 0.4, 0.2)
-    frames = torch.randint(0, 256, (count, 1, 32, 32), dtype=torch.uint8)
+    frames = torch.randint(0, 56, (count, 1, 32, 32), dtype=torch.uint8)
+    frames += torch.linspace(0, 200, count).to(torch.uint8)[:, None, None, None]
     weights = {name: value.clone() for name, value in backbone.named_parameters()}
     state = torch.get_rng_state()
     set_statistics(backbone, frames, views)
     assert torch.equal(torch.get_rng_state(), state) and not backbone.training
     first = backbone.network.bn1
-    parts = [backbone.network.conv1(((part.float() / 255 - 0.4) / 0.2).expand(-1, 3, -1, -1))
-             for part in frames.tensor_split(-(-count // 256))]
-    mean = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
-    variance = torch.stack([part.var((0, 2, 3)) for part in parts]).mean(0)
+    inputs = backbone.network.conv1(((frames.float() / 255 - 0.4) / 0.2).expand(-1, 3, -1, -1))
+    mean, variance = inputs.mean((0, 2, 3)), inputs.var((0, 2, 3))
     assert torch.allclose(first.running_mean, mean, atol=0.02) and torch.allclose(first.running_var, variance, rtol=0.05)
     assert first.momentum == 0.1
     assert all(torch.equal(value, weights[name]) for name, value in backbone.named_parameters())

@@ -34,7 +34,8 @@ def set_statistics(backbone: Backbone, frames: torch.Tensor, views: Views) -> No
     """Set the running statistics of batch norm to the means over the frames [N, 1, H, W] uint8, in one pass.
 
     A network with random weights has the statistics 0 and 1, with which its features say little. The frames must be training
-    frames. The statistics are the means of those of equal batches (`momentum` None of torch.nn.BatchNorm2d).
+    frames. The statistics are the means of those of equal batches (`momentum` None of torch.nn.BatchNorm2d). Every batch is
+    spread over all frames: neighbours are alike, so batches of neighbours would miss most of the variance.
     """
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
@@ -43,8 +44,9 @@ def set_statistics(backbone: Backbone, frames: torch.Tensor, views: Views) -> No
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    for part in frames.tensor_split(math.ceil(len(frames) / CHUNK)):
-        backbone(views.normalise(part.float() / 255))
+    batches = math.ceil(len(frames) / CHUNK)
+    for first in range(batches):
+        backbone(views.normalise(frames[first::batches].float() / 255))
     backbone.eval()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
