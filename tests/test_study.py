@@ -66,6 +66,25 @@ def test_a_row_is_compared_with_the_better_random_row_in_the_runs_that_both_have
     assert np.isnan(lines.loc["random net", "difference"])
 
 
+def test_a_method_that_goes_on_from_imagenet_is_compared_with_imagenet(tmp_path):
+    rows = {"random net 0": predictions(0.5, 1.0, 1), "imagenet net 0": predictions(0.7, 1.0, 2),
+            "simclr_continued net 0": predictions(0.9, 1.0, 3), "imagenet other 0": predictions(0.6, 1.0, 4)}
+    write(tmp_path / "frozen/made", rows)
+    lines = study.table(tmp_path).set_index("row")
+    accuracy = {name: scores.balanced_accuracies(part, CLASSES).mean() for name, part in rows.items()}
+    assert lines.loc["simclr_continued net", "difference"] == pytest.approx(
+        accuracy["simclr_continued net 0"] - accuracy["imagenet net 0"])
+    assert lines.loc["imagenet net", "difference"] == pytest.approx(accuracy["imagenet net 0"] - accuracy["random net 0"])
+    assert np.isnan(lines.loc["imagenet other", "difference"])          # no random row of its network
+
+
+def test_a_method_that_goes_on_from_imagenet_has_the_settings_of_params_and_the_constants_of_these_weights():
+    block, default = study.block_of("simclr_continued"), study.PARAMS["methods"]["simclr"]
+    assert block == default | {"views": default["views"] | {"mean": 0.449, "std": 0.226}}
+    assert study.network_of("simclr_continued", "resnet18") == study.network_of("imagenet", "resnet18") == "mobilenet_v2"
+    assert study.network_of("simclr", "resnet18") == study.network_of("random", "resnet18") == "resnet18"
+
+
 def test_seeds_are_joined_and_fractions_stay_apart(tmp_path):
     for seed in (0, 1):
         parts = [predictions(0.5 + fraction / 2, fraction, seed, ((10, seed), (11, seed))) for fraction in (0.25, 1.0)]
@@ -80,6 +99,16 @@ def test_seeds_are_joined_and_fractions_stay_apart(tmp_path):
 
 def test_a_row_to_fine_tune_that_was_not_pretrained_is_refused(tmp_path):
     """It must not be fine-tuned from random weights under the method's name."""
-    command = [sys.executable, "-m", "tests.benchmarks.study", "--out", tmp_path, "--methods", "simclr", "--fine-tune", "ivpp"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = study_with(tmp_path, "--methods", "simclr", "--fine-tune", "ivpp")
     assert done.returncode == 2 and "--fine-tune names ivpp" in done.stderr
+
+
+@pytest.mark.parametrize("rows", [["--methods", "simclr_continued"], ["--methods", "simclr", "--fine-tune", "imagenet"]])
+def test_a_row_of_imagenet_weights_without_their_file_is_refused(tmp_path, rows):
+    done = study_with(tmp_path, *rows)
+    assert done.returncode == 2 and "--imagenet" in done.stderr
+
+
+def study_with(out, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "tests.benchmarks.study", "--out", out, *options]
+    return subprocess.run(command, capture_output=True, text=True)

@@ -4,10 +4,13 @@
 
 Run it in a folder with data/frames of the four sources (`dvc repro extract_frames` makes them). SETS says which sources train
 the backbone, and on which tasks of the others it is tested. `ucl` needs clips of several frames: the set `videos`, whose rows
-end in _videos. Frozen weights are judged by a logistic regression on the mean features of a clip, as the floor
-`random_features`, for FRACTIONS of the labelled patients. `--fine-tune` trains all layers, for FINE_TUNED tasks, on `--labels`
-of the patients. The divisions into folds are DIVISIONS: the settings here were chosen on others. Seeds: of the initial and
-pretrained weights, and of the draw of labelled patients.
+end in _videos. <method>_continued goes on from the ImageNet weights of MobileNetV2 with the settings of params.yaml, and is
+compared with these weights.
+
+Frozen weights are judged by a logistic regression on the mean features of a clip, as the floor `random_features`, for
+FRACTIONS of the labelled patients. `--fine-tune` trains all layers, for FINE_TUNED tasks, on `--labels` of the patients. The
+divisions into folds are DIVISIONS: the settings here were chosen on others. Seeds: of the initial and pretrained weights, and
+of the draw of labelled patients.
 
 Everything is kept in --out, one file per result, so that a second call goes on: take another folder after changing a setting.
 `study.csv` and `label_efficiency.png` are made of all results that are there.
@@ -42,7 +45,7 @@ from stages.lib.evaluation.frozen_probes import features, set_statistics
 from stages.lib.evaluation.preparation import load_frames, prepare
 from stages.lib.networks.backbone import ARCHS, Backbone
 from stages.lib.networks.initial import initialise
-from stages.lib.networks.normalisation import filled_in
+from stages.lib.networks.normalisation import filled_in, normalisation
 from stages.lib.training.resume import Resume
 from stages.lib.training.views import Views
 from tests.benchmarks.positive_control import PARAMS, SHORT, inside
@@ -61,19 +64,35 @@ STEPS, BATCH, EPOCHS = 2000, 64, 20
 VIEWS = {"crop_scale": [0.3, 1.0], "crop_ratio": [0.8, 1.25], "flip_probability": 0.5, "brightness": 0.4, "contrast": 0.4,
          "jitter_probability": 1.0, "blur_probability": 0.0, "solarize_probability": 0.0}
 METHODS = ("simclr", "uscl", "meta_uscl", "ivpp", "supervised")     # `ucl` needs the set of videos
-DEFAULT = "_default"
+DEFAULT, CONTINUED = "_default", "_continued"
+IMAGENET = "mobilenet_v2"
 DIVISIONS = list(range(10, 15))
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 LABELS = 0.25
 FINE_TUNING = {"epochs": 15, "min_steps": 200, "head_first": 0.0, "backbone_rate": 1.0, "trainable": "all"}
+UNTRAINED = ("random", "imagenet")      # rows that no method of the study has trained
 FINE_TUNED = ("pocus", "breast", "gallbladder_ba")
 SAMPLES = 5000
 
 
+def plain(method: str) -> str:
+    """Its name in params.yaml."""
+    return method.removesuffix(DEFAULT).removesuffix(CONTINUED)
+
+
+def network_of(method: str, arch: str) -> str:
+    """Of a row: `arch`, but for ImageNet weights and methods that go on from them."""
+    return IMAGENET if CONTINUED in method or method == "imagenet" else arch
+
+
 def block_of(method: str) -> dict:
-    """The method's block of params.yaml with this study's settings; of <method>_default without them."""
+    """The method's block of params.yaml with this study's settings; of _default and _continued without them."""
     if method.endswith(DEFAULT):
-        return PARAMS["methods"][method.removesuffix(DEFAULT)]
+        return PARAMS["methods"][plain(method)]
+    if method.endswith(CONTINUED):
+        block = PARAMS["methods"][plain(method)]
+        constants = normalisation("imagenet", Backbone(IMAGENET))._asdict()
+        return block | {"views": block["views"] | constants}
     block = dict(PARAMS["methods"][method])
     short = {key: value for key, value in SHORT.get(method, {}).items() if key != "label_weight"}
     for key, value in (short | {"views": VIEWS}).items():
@@ -95,8 +114,9 @@ def assemble(out: Path, name: str) -> Path:
     return folder / "data/us4"
 
 
-def pretrained(out: Path, name: str, method: str, seed: int, arch: str = ARCH, steps: int = STEPS) -> Path:
+def pretrained(given: argparse.Namespace, name: str, method: str, seed: int) -> Path:
     """The weights of a method on a set, made by the stage itself where they are not there yet."""
+    out = given.out
     folder, us4 = out / name / f"{method}_{seed}", assemble(out, name).absolute()
     weights = folder / "models/pretrained.safetensors"
     if not weights.exists():
@@ -104,10 +124,10 @@ def pretrained(out: Path, name: str, method: str, seed: int, arch: str = ARCH, s
         if not (folder / "data/us4").exists():
             (folder / "data/us4").symlink_to(us4)
         with inside(folder):
-            plain = method.removesuffix(DEFAULT)
-            pretrain.main(seed=seed, method=plain, arch=arch, init="random", epochs=EPOCHS, batch_size=BATCH,
-                          steps_per_epoch=steps // EPOCHS, measure_every=EPOCHS, methods={plain: block_of(method)},
-                          views=PARAMS["views"])
+            init = str(given.imagenet) if method.endswith(CONTINUED) else "random"
+            pretrain.main(seed=seed, method=plain(method), arch=network_of(method, given.arch), init=init, epochs=EPOCHS,
+                          batch_size=BATCH, steps_per_epoch=given.steps // EPOCHS, measure_every=EPOCHS,
+                          methods={plain(method): block_of(method)}, views=PARAMS["views"])
     return weights
 
 
@@ -175,28 +195,32 @@ def kept(path: Path, make: Callable[[], pd.DataFrame]) -> None:
 def frozen_rows(weights: dict[str, Path], imagenet: Path | None, network: str) -> dict[str, tuple[str, str, bool]]:
     """Rows of frozen features: name → architecture, initial weights, whether the statistics are set."""
     rows = {f"random{end} {arch}": (arch, "random", not end)
-            for arch in dict.fromkeys((network, "resnet18", "mobilenet_v2")) for end in ("", "_uncalibrated")}
+            for arch in dict.fromkeys((network, "resnet18", IMAGENET)) for end in ("", "_uncalibrated")}
     if imagenet:
-        rows |= {"imagenet mobilenet_v2": ("mobilenet_v2", str(imagenet), False)}
-    return rows | {f"{method} {network}": (network, str(path), False) for method, path in weights.items()}
+        rows |= {f"imagenet {IMAGENET}": (IMAGENET, str(imagenet), False)}
+    for method, path in weights.items():
+        arch = network_of(method, network)
+        rows[f"{method} {arch}"] = (arch, str(path), False)
+    return rows
 
 
 def run(given: argparse.Namespace) -> None:
     """Make what is missing in `given.out`."""
     for name, seed in product(given.sets, given.seeds):
         end = f"_{VIDEOS}" if name == VIDEOS else ""
-        weights = {method + end: pretrained(given.out, name, method, seed, given.arch, given.steps) for method in given.methods}
+        weights = {method + end: pretrained(given, name, method, seed) for method in given.methods}
         tasks = [task for task in SETS[name][1] if given.beams or not task.endswith("_beams")]
         for task in given.tasks if given.tasks is not None else tasks:
             data = task_frames(task, given.beams)
             for row, (arch, init, calibrate) in frozen_rows(weights, given.imagenet, given.arch).items():
                 kept(given.out / "frozen" / task / f"{row} {seed}.csv", partial(probe, data, arch, init, seed, calibrate))
-            rows = [row if row == "random" else row + end for row in given.fine_tune]
+            initial = {"random": "random", "imagenet": str(given.imagenet)} | {row: str(path) for row, path in weights.items()}
+            rows = [row if row in UNTRAINED else row + end for row in given.fine_tune]
             for row, division, part in product(rows, DIVISIONS if task in FINE_TUNED else [], given.labels):
-                path = given.out / "finetuned" / task / f"{row} {given.arch} {part} {division} {seed}.csv"
-                init = "random" if row == "random" else str(weights[row])
+                arch = network_of(row, given.arch)
+                path = given.out / "finetuned" / task / f"{row} {arch} {part} {division} {seed}.csv"
                 resume = path.with_name(f"{path.stem}.resume")
-                kept(path, partial(fine_tune, data, given.arch, init, seed, division, part, resume))
+                kept(path, partial(fine_tune, data, arch, initial[row], seed, division, part, resume))
 
 
 def results(folder: Path) -> dict[str, pd.DataFrame]:
@@ -212,8 +236,9 @@ def table(out: Path) -> pd.DataFrame:
     """A line per kind of evaluation, task, fraction of the labels and row.
 
     The difference is that to random weights of the same architecture, with or without set statistics, whichever is better at
-    this fraction; in the runs (division and seed) that both have. Its interval is corrected (Bonferroni) for the number of
-    rows with other weights. detectable: with 80 % power, so corrected.
+    this fraction; of a method that goes on from ImageNet weights, that to these. It is taken in the runs (division and seed)
+    that both have. Its interval is corrected (Bonferroni) for the number of rows with other weights than random ones.
+    detectable: with 80 % power, so corrected.
     """
     lines = []
     for folder in sorted(out.glob("f*/*")):
@@ -224,10 +249,10 @@ def table(out: Path) -> pd.DataFrame:
             values = accuracies(part)
             line = {"evaluation": folder.parent.name, "task": folder.name, "fraction": fraction, "row": row,
                     "accuracy": values.mean(), "sd": pd.Series(values).std(), "runs": len(values)}
-            if row in rows:
-                runs, arch = part[["division", "seed"]].drop_duplicates(), row.split(" ")[1]
-                names = [(f"random{end} {arch}", fraction) for end in ("", "_uncalibrated")]
-                others = [found[name].merge(runs) for name in names if name in found]
+            runs, (method, arch) = part[["division", "seed"]].drop_duplicates(), row.split(" ")
+            names = ["imagenet"] if CONTINUED in method else ["random", "random_uncalibrated"]
+            others = [found[key].merge(runs) for key in ((f"{name} {arch}", fraction) for name in names) if key in found]
+            if row in rows and others:
                 line |= against(max(others, key=lambda other: accuracies(other).mean()), part, 1 - 0.05 / len(rows))
             lines.append(line)
     return pd.DataFrame(lines).sort_values(["evaluation", "task", "row", "fraction"], ignore_index=True)
@@ -288,16 +313,18 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--tasks", nargs="*", help="of the set; all, if not given")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
-    parser.add_argument("--fine-tune", nargs="*", default=[], help="rows to fine-tune, too: random and methods")
+    parser.add_argument("--fine-tune", nargs="*", default=[], help="rows to fine-tune, too: random, imagenet, methods")
     parser.add_argument("--labels", nargs="*", type=float, default=[LABELS], help="parts of the patients to fine-tune on")
     parser.add_argument("--arch", default=ARCH, choices=ARCHS, metavar="NETWORK", help="of torchvision")
     parser.add_argument("--steps", type=int, default=STEPS, help="of pretraining")
     parser.add_argument("--imagenet", type=Path, help="file of MobileNetV2's weights")
     parser.add_argument("--beams", type=Path, help="folder whose data/frames/pocus was extracted as beams")
     given = parser.parse_args()
-    unknown = set(given.fine_tune) - {"random", *given.methods}
+    unknown = set(given.fine_tune) - {*UNTRAINED, *given.methods}
     if unknown:
-        parser.error(f"--fine-tune names {', '.join(sorted(unknown))}; choose from random and --methods")
+        parser.error(f"--fine-tune names {', '.join(sorted(unknown))}; choose from random, imagenet and --methods")
+    if not given.imagenet and any(network_of(row, "") for row in (*given.methods, *given.fine_tune)):
+        parser.error("ImageNet weights, and the methods that go on from them, need --imagenet")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     run(given)
     lines = table(given.out)
