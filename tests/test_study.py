@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,19 @@ def test_seeds_are_joined_and_fractions_stay_apart(tmp_path):
     assert lines["accuracy"].tolist() == pytest.approx([0.625, 1.0], abs=0.05)
     study.picture(lines, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_a_killed_fine_tuning_goes_on_in_another_process(tmp_path, monkeypatch):
+    """The key of its state is the same whenever it is made, and another one for other settings."""
+    keys = []
+    monkeypatch.setattr(study, "list_trainings", lambda *_: [])
+    monkeypatch.setattr(study, "cross_validate", lambda *given: keys.append(given[4].key) or ([], None, None))
+    monkeypatch.setattr(study, "table_of", lambda *_: None)
+    monkeypatch.setattr(study.scores, "clip_level", lambda _: pd.DataFrame())
+    task = SimpleNamespace(name="breast", classes=CLASSES)
+    for arch, division in (("resnet18", 10), ("resnet18", 10), ("shufflenet_v2_x0_5", 10), ("resnet18", 11)):
+        study.fine_tune((task, None, None), arch, "random", 0, division, 0.25, tmp_path / "state")
+    assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
 def test_a_row_to_fine_tune_that_was_not_pretrained_is_refused(tmp_path):

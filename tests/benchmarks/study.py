@@ -44,7 +44,7 @@ from stages.lib.evaluation.floors import C, per_clip
 from stages.lib.evaluation.frozen_probes import features, set_statistics
 from stages.lib.evaluation.preparation import load_frames, prepare
 from stages.lib.networks.backbone import ARCHS, Backbone
-from stages.lib.networks.initial import initialise
+from stages.lib.networks.initial import initialise, named_file
 from stages.lib.networks.normalisation import filled_in, normalisation
 from stages.lib.training.resume import Resume
 from stages.lib.training.views import Views
@@ -178,7 +178,8 @@ def fine_tune(data: tuple, arch: str, init: str, seed: int, division: int, fract
                     settings["head_first"], settings["backbone_rate"], 1000, settings["batch_size"], settings["optimizer"],
                     views_of(init, arch), settings["frozen_statistics"])
     trainings = [each for each in list_trainings(clips, [seed], fraction, 0.0) if each.division == str(division)]
-    resume = Resume(resume, {"recipe": str(recipe), "seed": seed, "division": division}, [])
+    facts = settings | {"arch": arch, "init": init, "seed": seed, "division": division, "fraction": fraction}
+    resume = Resume(resume, facts, named_file(init))
     predicted, _, _ = cross_validate(recipe, frames, trainings, None, resume, f"{task.name} {division}")
     resume.remove()
     return scores.clip_level(table_of(frames, trainings, predicted, task.classes)).assign(fraction=fraction)
