@@ -54,6 +54,19 @@ def test_a_clip_without_a_frame_near_enough_or_of_unknown_rate_gives_one_frame_t
     assert seen == {0, 1, 2}
 
 
+def test_clips_without_two_frames_near_enough_are_counted_in_a_warning(workspace, monkeypatch, capsys):
+    """Frames of these clips are 0.04 s apart; stills have one."""
+    for stills, max_gap_s, without in ((1, 0.04, 0), (2, 0.04, 2), (2, 0.03, 10), (10, 0.04, 10)):
+        folder = workspace / f"{stills} {max_gap_s}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        train = clip_sets(folder, [(1, "", "train")] * stills + [(4, "", "train")] * (10 - stills))[0]
+        small(train, "vicreg", max_gap_s=max_gap_s)
+        out = capsys.readouterr().out
+        assert f"warning: {without} of 10 training clips have no two kept frames within methods.ivpp.vicreg.max_gap_s" in out \
+            if without else not out
+
+
 @pytest.mark.parametrize("max_gap_s", [0.5, 1.5, 3.0, 0.7])
 def test_the_longest_distance_is_whole_frames_and_0_for_an_unknown_rate(train, max_gap_s):
     model, rates = small(train, "simclr", max_gap_s=max_gap_s), [25.0, 30.0, 12.5, 29.97, 60.0]

@@ -74,6 +74,17 @@ class Method(ContrastiveMethod):
         self.settings = from_params(OBJECTIVES[objective], settings, f"methods.ivpp.{objective}")
         width, feature = self.settings.embedding_width, backbone.feature_width
         self.projection_head = mlp(feature, width, width)
+        self.warn(clip_set.clips, f"methods.ivpp.{objective}.max_gap_s")
+
+    def warn(self, clips: Clips, key: str) -> None:
+        """Say so if more than a tenth of the clips have no two kept frames at most D apart."""
+        gap = clips.number.diff(dim=1)                                                          # B x longest − 1
+        near = (clips.number[:, 1:] >= 0) & (gap <= self.max_gap(clips)[:, None])
+        without = int((~near.any(1)).sum())
+        if without > len(near) / 10:
+            print(f"warning: {without} of {len(near)} training clips have no two kept frames within {key}, "
+                  f"{self.settings.max_gap_s:g}, so both views of a pair come from one frame. Raise it, keep more frames "
+                  "(extract_frames.frame_rate_hz) or leave stills out", flush=True)
 
     def max_gap(self, clips: Clips) -> torch.Tensor:
         """D = int(δ · fps), in frames of the recording, [B]; 0 where the frame rate is unknown."""
