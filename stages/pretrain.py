@@ -42,6 +42,7 @@ from stages.lib.training.semantic_views import ViewChoice, chosen_views
 from stages.lib.training.threads import THREADS
 
 METHODS = Path(__file__).parent / "methods"
+LATER = {"finetune": "task", "segment": "task", "report": None}
 
 
 def main(
@@ -89,7 +90,6 @@ def main(
         state.records["best"] = better(state.records["best"], settings["keep"], row, model)
         state.save()
         progress.step(loss=row["loss"], held_out_loss=row["held_out_loss"])
-
     pictures = pairs.pictures(model, train, generator(seed, hardware))     # by all processes, for the batch norm
     if distributed.first():
         write(state.records, pictures, facts, model, data, train, held_out)
@@ -197,4 +197,4 @@ def write(
 if __name__ == "__main__":
     distributed.launch("stages.pretrain")
     with one_sentence(), distributed.group(device()):
-        run(main, stage="pretrain", lower="pretrain.batch_size or extract_frames.size_px")
+        run(main, stage="pretrain", lower="pretrain.batch_size or extract_frames.size_px", later=LATER)

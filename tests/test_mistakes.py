@@ -15,6 +15,7 @@ import yaml
 
 from stages.lib.params import UserError
 from stages.lib.running.stage import run
+from stages.pretrain import LATER
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -150,7 +151,7 @@ def outcome(workspace, monkeypatch):
         monkeypatch.setattr("dvc.api.params_show", lambda stages=None: declared(stage, params, item) if stages else params)
         monkeypatch.setattr("sys.argv", [stage, item] if stage in ITEMS else [stage])
         with pytest.raises(SystemExit) as stop:
-            run(main, stage, ITEMS.get(stage))
+            run(main, stage, ITEMS.get(stage), later=LATER if stage == "pretrain" else {})
         return str(stop.value.code)
 
     monkeypatch.setattr("stages.simulate.replacing", no_data)
@@ -209,3 +210,20 @@ def test_every_mistake_in_a_key_is_one_sentence_that_names_it(outcome, key):
         assert said.startswith("error: ") and "\n" not in said, (name, said)
         named = "params.yaml: " in said and (key in said or ".".join(block) in said and last in said)
         assert named != is_fine(key, name), (name, said)
+
+
+FOUND_LATER = [("missing", "views")]        # there is another block of that name
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if owner(key) in LATER and key not in ITEMS])
+def test_pretraining_says_what_a_later_stage_would_say(outcome, key):
+    last = key.rpartition(".")[2]
+    for name, stage, params, item in cases(key):
+        said = outcome(stage, params, item)
+        if "params.yaml: " in said and (name, last) not in FOUND_LATER:
+            assert outcome("pretrain", params, item) == said, name
+
+
+def test_pretraining_needs_no_block_of_a_stage_that_does_not_run(outcome):
+    params = put(prepared("pretrain"), "segment", {"tasks": []})
+    assert "data/us4" in outcome("pretrain", params, "pocus")

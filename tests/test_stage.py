@@ -15,14 +15,14 @@ import torch
 
 from stages.lib.clips import store
 from stages.lib.params import Count, Seed, UserError, having
-from stages.lib.running import faults, stage
+from stages.lib.running import faults, stage, stopping
 from stages.lib.running.stage import run, run_tool
 
 ROOT = Path(__file__).parents[1]
 SLEEPER = """
 import sys, time
-from stages.lib.running import stage
-with stage.stoppable(), stage.alone("stage"):
+from stages.lib.running import stage, stopping
+with stopping.stoppable(), stage.alone("stage"):
     print("begun", flush=True)
     {body}
 """
@@ -137,12 +137,12 @@ def test_a_block_that_does_not_stop_is_ended(sleeper):
     process = sleeper(body.strip())
     assert process.stdout.readline() == "trying\n"
     process.terminate()
-    assert process.wait(stage.GRACE_S + 60) == 128 + signal.SIGTERM
+    assert process.wait(stopping.GRACE_S + 60) == 128 + signal.SIGTERM
 
 
 def test_signals_are_as_before_after_the_block():
     before = signal.getsignal(signal.SIGTERM)
-    with stage.stoppable():
+    with stopping.stoppable():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -244,8 +244,8 @@ def test_a_stage_does_not_wait_for_a_thread_that_failed(workspace, monkeypatch):
 
 HANGING = """
 import threading, time
-from stages.lib.running import stage
-stage.GRACE_S = 1
+from stages.lib.running import stage, stopping
+stopping.GRACE_S = 1
 stage._declared = lambda *_: {"other": {}}
 def main():
     threading.Thread(target=time.sleep, args=(600,)).start()

@@ -7,16 +7,14 @@ since stages write new ones beside them (lib/clips/store.py).
 
 import inspect
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import MappingProxyType
 from typing import Any
 
 import dvc.api
@@ -26,15 +24,16 @@ from dvc.stage.exceptions import StageNotFound
 from filelock import FileLock, Timeout
 
 from stages.lib.params import UserError, checked, refuse_aliases, require
-from stages.lib.running import faults
+from stages.lib.running import faults, stopping
 
 LOCKS = Path(".dvc/tmp/stages")
-FAILED: list[BaseException] = []    # in another thread
-GRACE_S = 8                 # schedulers kill what still runs some ten seconds after they asked it to stop
 NO_GIT = "this folder is no git repository, and DVC works only in one; run `git init`"       # a download without .git
 
 
-def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pipeline: str = "dvc.yaml") -> None:
+def run(
+    main: Callable, stage: str, item: str | None = None, lower: str = "", pipeline: str = "dvc.yaml",
+    later: Mapping[str, str | None] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Call `main` with the parameters that dvc.yaml declares for `stage`; what stops it becomes one line and exit status 1.
 
     Args:
@@ -44,6 +43,8 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
         item: the argument of `main` that is this item and comes from the command line: source, task.
         lower: the parameter that a user lowers where the memory is too small.
         pipeline: the file that describes the stage.
+        later: stage that runs after this one → its item (None: it has none). Their blocks are checked, too, so that a mistake
+            shows before the long work.
     """
     with one_sentence(lower, faults.UNCHANGED, faults.RESUMED):
         named = sys.argv[1:]
@@ -58,7 +59,8 @@ def run(main: Callable, stage: str, item: str | None = None, lower: str = "", pi
             block |= {key: whole[key] for key in whole if key != f"{item}s"}
         arguments |= checked(main, shared, "", inspect.signature(main).parameters.keys() - shared.keys())
         arguments |= checked(main, block, stage, arguments)
-        with stoppable(), alone("_".join([stage, *named])):
+        _check_blocks(later)
+        with stopping.stoppable(), alone("_".join([stage, *named])):
             main(**arguments)
 
 
@@ -90,10 +92,25 @@ def one_sentence(lower: str = "", failed: str = "", stopped: str = "") -> Iterat
     except (Exception, KeyboardInterrupt) as error:
         cause = faults.first_cause(error)
         if faults.without_memory(cause):
-            _end_soon()
+            stopping.end_soon()
         if meaning := faults.sentence(cause, lower):
             sys.exit("; ".join(filter(None, [f"error: {meaning}", stopped if meaning == faults.STOPPED else failed])))
         raise
+
+
+def _check_blocks(stages: Mapping[str, str | None]) -> None:
+    """Check the blocks of stages; a stage whose list of items is empty does not run, so its block may be anything.
+
+    Args:
+        stages: stage → its item; None: it has none.
+    """
+    whole = dvc.api.params_show() if stages else {}
+    for stage, item in stages.items():
+        block, items = whole.get(stage, {}), f"{item}s"
+        require(isinstance(block, dict), f"params.yaml: {stage} is {block!r:.200}; it must be a mapping")
+        if block.get(items, True):
+            own = {key: block[key] for key in block if key != items}
+            checked(import_module(f"stages.{stage}").main, own, stage, {item, *whole} - own.keys())
 
 
 def _of_workspace(main: Callable, wanted: Collection[str], given: Collection[str]) -> dict:
@@ -145,52 +162,3 @@ def alone(name: str) -> Iterator[None]:
         except (OSError, ValueError, KeyError):
             who = "another process runs it; wait until it ends"
         raise UserError(f"{name} is already running: {who}") from None
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what is half done is cleared away; after GRACE_S both end the process.
-
-    So does a thread that fails, such as that of a pool of processes, for whose results the block would wait for ever.
-    """
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-    before = {number: signal.signal(number, _stop) for number in numbers}
-    hook, threading.excepthook = threading.excepthook, _stop_for
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        threading.excepthook = hook
-        for number, action in before.items():
-            signal.signal(number, action)
-
-
-def _stop(number: int, place: FrameType | None) -> None:
-    while place is not None:
-        if place.f_code.co_name == "__del__":           # Python drops what is raised in there: try again soon
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            return
-        place = place.f_back
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, _end)
-    signal.alarm(GRACE_S)
-    raise KeyboardInterrupt from (FAILED.pop() if FAILED else None)
-
-
-def _stop_for(failed: threading.ExceptHookArgs) -> None:
-    if not faults.is_machines_fault(failed.exc_value):
-        threading.__excepthook__(failed)
-    FAILED.append(failed.exc_value)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
-
-
-def _end_soon() -> None:
-    """End the process after GRACE_S: without memory threads neither start nor end, and Python's end would wait for them."""
-    signal.signal(signal.SIGALRM, lambda number, place: os._exit(1))
-    signal.alarm(GRACE_S)
-
-
-def _end(number: int, place: FrameType | None) -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(128 + signal.SIGTERM)
