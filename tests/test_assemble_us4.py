@@ -32,7 +32,8 @@ def sources(workspace):
               "frames_black": number % 2} for number in range(12)]
     pocus = [{"clip": "c.mp4", "label": "covid", "subset": "convex", "checksum": "covid"},
              {"clip": "v.mp4", "label": "viral", "subset": "convex", "checksum": "viral"},
-             {"clip": "l.mp4", "label": "covid", "subset": "linear", "checksum": "linear"}]
+             {"clip": "l.mp4", "label": "covid", "subset": "linear", "checksum": "linear"},
+             {"clip": "r.mp4", "label": "regular", "subset": "convex", "checksum": "regular"}]
     for seed, (name, clips) in enumerate({"butterfly": butterfly, "lusms": lusms, "pocus": pocus}.items()):
         write_frame_store(workspace / "data/frames" / name, clips, seed=seed)
     return workspace
@@ -61,7 +62,7 @@ def test_only_clips_that_a_task_evaluates_are_kept_out(sources):
 def test_other_clips_of_an_evaluated_patient_are_kept_out(sources):
     """Of the task's source: the linear clip shows the patient of the convex one that is evaluated, the viral clip another."""
     path = sources / "data/frames/pocus/clips.csv"
-    store.table(path).assign(patient=["one", "two", "one"]).to_csv(path, index=False)
+    store.table(path).assign(patient=["one", "two", "one", "three"]).to_csv(path, index=False)
     assemble_us4.main(**SETTINGS | {"sources": ["lusms", "pocus"]})
     clips = set(store.read("data/us4").clip_table["clip"])
     assert "pocus/v.mp4" in clips and not {"pocus/c.mp4", "pocus/l.mp4"} & clips
@@ -239,6 +240,7 @@ def test_the_seed_decides_the_split(sources):
         ({"tasks": {}}, "there is no block tasks.pocus; add it"),
         ({"classes": {"lung": "butterfly/Reg"}}, "assemble_us4.classes.lung is 'butterfly/Reg'; it must be a list"),
         ({"tasks": {"pocus": {"classes": ["covid"], "subsets": []}}}, "name two classes or more"),
+        ({"tasks": {"pocus": {"classes": ["covid", "virall"]}}}, "task pocus: no clip of class virall .*the column label has"),
     ],
 )
 def test_what_cannot_be_assembled_is_one_sentence(sources, change, sentence):
@@ -248,6 +250,6 @@ def test_what_cannot_be_assembled_is_one_sentence(sources, change, sentence):
 
 
 def test_a_set_of_evaluation_clips_alone_is_refused(sources):
-    tasks = {"pocus": {"classes": ["covid", "viral"], "subsets": []}}
+    tasks = {"pocus": {"classes": ["covid", "viral", "regular"], "subsets": []}}
     with pytest.raises(UserError, match="no clip of pocus is left to pretrain on: .*; name other sources in .*unlabelled"):
         assemble_us4.main(**SETTINGS | {"sources": ["pocus"], "tasks": tasks})

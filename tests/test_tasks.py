@@ -87,15 +87,14 @@ def test_the_old_form_has_the_source_of_its_name_and_the_column_label(source):
 )
 def test_a_wrong_block_is_one_sentence(source, block, sentence):
     with pytest.raises(UserError, match=sentence):
-        task = read_task("lungs", {"lungs": block})
-        task.require_all(task.clips())
+        read_task("lungs", {"lungs": block}).clips()
 
 
 def test_a_column_of_empty_fields_is_one_sentence(source):
     TABLE.assign(label="").to_csv("data/frames/lungs/clips.csv", index=False)
     task = read_task("lungs", {"lungs": {"classes": ["a", "b"]}})
     with pytest.raises(UserError, match="no clip of class a, b .*the column label has only empty fields"):
-        task.require_all(task.clips())
+        task.clips()
 
 
 def test_a_task_without_a_block_is_one_sentence():

@@ -106,7 +106,9 @@ class Task:
                    (outside, "subset " + clips["subset"] + " is no part of the task")]
         for applies, reason in reasons:
             clips["left_out"] = clips["left_out"].mask((clips["left_out"] == "") & applies, reason)
-        return clips.assign(label=label.where(label != "", value))
+        clips["label"] = label.where(label != "", value)
+        self.require_all(clips)
+        return clips
 
     def require_all(self, clips: pd.DataFrame) -> None:
         """Raise UserError if a class of the task has no clip."""

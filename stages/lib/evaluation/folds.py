@@ -33,8 +33,8 @@ def divide(clips: pd.DataFrame, task: str, stage: str, folds: int, fold_seeds: l
     number = part["group"].nunique()
     require(number >= 2, f"task {task}: all of its clips have the same patient, {part['group'].iloc[0]}; folds by patient need "
             "two or more, so correct the patients, or leave them empty if they are unknown")
-    require(2 <= folds <= number, f"params.yaml: {stage}.folds is {folds}; task {task} has {number} patients, choose 2 to that "
-            "many")
+    require(2 <= folds <= number, f"params.yaml: {stage}.folds is {folds}; task {task} has {number} patients, choose 2 to "
+            f"{number}")
     found, alone = {}, folds == number
     for fold_seed in sorted(fold_seeds)[: 1 if alone else None]:
         most = part["stratum"].value_counts().max()

@@ -55,7 +55,6 @@ def prepare(stage: str, task: Task, copy_distance: dict, folds: int, fold_seeds:
         UserError: the task cannot be evaluated with these settings.
     """
     folder, limits, clips = f"data/frames/{task.source}", copies.limits(copy_distance), task.clips()
-    task.require_all(clips)
     if task.stratify:       # tasks that share their folds must share their groups: those of all clips in the folds
         everyone = clips.assign(label=clips["stratum"], left_out=np.where(clips["stratum"] == "", "in no fold", ""))
         clips["group"] = copies.mark(everyone, folder, limits)["group"]
