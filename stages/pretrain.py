@@ -190,7 +190,7 @@ def write(
               "std": model.views.std, "torch": torch.__version__, "threads": THREADS.used}
     facts["about"] = " ".join(import_module(f"stages.methods.{facts['method']}").__doc__.split())
     checkpoint.write(best["weights"], facts | accuracies | {name: best[name] for name in ("epoch", "held_out_loss")})
-    print(f"{checkpoint.PRETRAINED}: {facts['arch']}, weights of epoch {best['epoch']} of 0 to {facts['epochs'] - 1}, held-out "
+    print(f"{checkpoint.PRETRAINED}: {facts['arch']}, weights of epoch {best['epoch']} (counted from 0), held-out "
           f"loss {best['held_out_loss']:.4f}; loss curves in reports/pretrain.csv")
 
 

@@ -227,3 +227,11 @@ def test_pretraining_says_what_a_later_stage_would_say(outcome, key):
 def test_pretraining_needs_no_block_of_a_stage_that_does_not_run(outcome):
     params = put(prepared("pretrain"), "segment", {"tasks": []})
     assert "data/us4" in outcome("pretrain", params, "pocus")
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.endswith("optimizer") and not slow(key)])
+def test_a_warm_up_and_a_constant_part_longer_than_the_run_are_refused_before_pretraining(outcome, key):
+    params = prepared(key)
+    for part, value in (("warmup_fraction", 0.6), ("constant_fraction", 0.5)):
+        params = put(params, f"{key}.{part}", value)
+    assert f"{key}.warmup_fraction is 0.6 and {key}.constant_fraction 0.5; together" in outcome("pretrain", params, "breast")

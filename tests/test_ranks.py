@@ -239,7 +239,7 @@ def test_the_first_process_alone_writes(folder, shared):
     assert len(lines(folder / "started.0")) == len(lines(folder / "started.1")) == 1
     assert len(lines(folder / "saved.0")) == 1 + SETTINGS["epochs"] and len(lines(folder / "written.0")) == 1
     assert not lines(folder / "saved.1") and not lines(folder / "written.1")
-    assert "going on" not in shared[0] and shared[0].count("safetensors: resnet18, weights of epoch 2 of 0 to 2,") == 1
+    assert "going on" not in shared[0] and shared[0].count("safetensors: resnet18, weights of epoch 2 (counted from 0),") == 1
     assert not (folder / "models/pretrain.unfinished").exists()
 
 

@@ -47,8 +47,8 @@ def initialise(backbone: Backbone, init: str, key: str = "init") -> Backbone:
         return load(backbone, checkpoint.weights(), str(checkpoint.PRETRAINED))
     if init == "imagenet":
         return load(backbone, _imagenet(backbone.arch), "ImageNet weights")
-    require(Path(init).is_file(), f"params.yaml: {key} is {init!r}; choose from random, imagenet, pretrained (finetune only) "
-            "or a file of weights")
+    require(Path(init).is_file(), f"params.yaml: {key} is {init!r}; choose from random, imagenet, pretrained or a file "
+            "of weights")
     content, beside = read_weights(init)
     state, dropped = layouts.translated(content, backbone, init)
     load(backbone, state, init)

@@ -43,7 +43,7 @@ def normalisation(init: str, backbone: Backbone, key: str = "init") -> Normalisa
         return _imagenet(backbone.arch)
     path = checkpoint.PRETRAINED if init == "pretrained" else Path(init)
     require(init == "pretrained" or path.is_file(), f"params.yaml: {key} is {init!r}; choose from random, imagenet, pretrained "
-            "(finetune only) or a file of weights")
+            "or a file of weights")
     if init == "pretrained" or _is_ours(path):
         facts = checkpoint.facts(path)
         return Normalisation(facts["mean"], facts["std"])

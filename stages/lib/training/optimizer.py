@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator, ValidationInfo
 
 from stages.lib.params import Fraction, NotNegative, Positive, block_of, require
 
@@ -38,12 +39,7 @@ def optimizer_and_schedule(
         constant_fraction: part of the run between the warm-up and the cosine.
         gradient_norm: greatest norm of the gradient of all parameters together; a longer gradient is scaled down to it before
             the step. None: no limit.
-
-    Raises:
-        UserError: warm-up and constant part together are longer than the run.
     """
-    require(warmup_fraction + constant_fraction <= 1, f"params.yaml: optimizer.warmup_fraction and .constant_fraction are "
-            f"{warmup_fraction} and {constant_fraction}; together they must be at most 1")
     options = {"momentum": 0.9} if name == "sgd" else {}
     given = list(parameters)
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
@@ -63,7 +59,15 @@ def optimizer_and_schedule(
     return optimizer, rate
 
 
-OptimizerBlock = block_of(optimizer_and_schedule, "parameters", "steps")       # of params.yaml
+def _within_the_run(block: dict, info: ValidationInfo) -> dict:
+    """The block, unless its warm-up and constant part are together longer than the run."""
+    name, parts = f"{info.context}.{info.field_name}", [block["warmup_fraction"], block["constant_fraction"]]
+    require(sum(parts) <= 1, f"params.yaml: {name}.warmup_fraction is {parts[0]} and {name}.constant_fraction {parts[1]}; "
+            "together they must be 1 or less")
+    return block
+
+
+OptimizerBlock = Annotated[block_of(optimizer_and_schedule, "parameters", "steps"), AfterValidator(_within_the_run)]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
