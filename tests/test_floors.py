@@ -18,10 +18,10 @@ CLASSES = ["ill", "well"]
 VIEWS = Views([0.8, 1.0], [0.75, 1.333], 0.5, 0.0, 0.0, 0.5, 0.25)
 
 
-def lungs(hint: str) -> tuple:
+def lungs(hint: str, classes: list[str] = CLASSES) -> tuple:
     """24 patients whose classes differ in one thing only: `rate`, `outline`, `grey` or nothing. Clips, frames, trainings."""
     rng = np.random.default_rng(3)
-    clips = [{"clip": f"{patient}.mp4", "patient": f"p{patient}", "label": CLASSES[patient % 2], "frames_kept": 3,
+    clips = [{"clip": f"{patient}.mp4", "patient": f"p{patient}", "label": classes[patient % 2], "frames_kept": 3,
               "fps": 50.0 if hint == "rate" and patient % 2 else 25.0} for patient in range(24)]
     write_frame_store(Path("data/frames/lungs"), clips)
     label = (np.arange(72) // 3) % 2
@@ -32,7 +32,7 @@ def lungs(hint: str) -> tuple:
         frames[label == 1, :, :8] = 0
         frames[label == 0, :, -8:] = 0
     np.save("data/frames/lungs/frames.npy", frames.astype(np.uint8))
-    task = Task("lungs", CLASSES)
+    task = Task("lungs", classes)
     found = prepare("finetune", task, {"clips": 0.1, "stills": 0.1}, 3, [0, 1])
     return found, load_frames(task, found.used), list_trainings(found, [0], 1.0, 0.0)
 
@@ -57,6 +57,13 @@ def test_every_clip_is_predicted_once_per_floor_and_division_in_its_fold(workspa
         fold = clips.in_folds(division).set_index("clip")["fold"]
         assert (own["fold"].to_numpy() == fold[own["clip"]].to_numpy()).all()
     assert found[["p_ill", "p_well"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_names_of_the_classes_change_no_prediction(workspace):
+    """Labels that look like numbers are texts, too."""
+    runs = [lungs("rate", classes) for classes in (CLASSES, ["0", "1"])]
+    first, second = (floors.predict(*run, "shufflenet_v2_x0_5", VIEWS, 0) for run in runs)
+    assert (first[["p_ill", "p_well"]].to_numpy() == second[["p_0", "p_1"]].to_numpy()).all()
 
 
 def test_what_is_held_out_changes_nothing_else(workspace):

@@ -64,8 +64,8 @@ def predict(clips: TaskClips, frames: TaskFrames, trainings: list, arch: str, vi
     for training in trainings:
         inside, held_out = (used.index.isin(part) for part in (
             training.parts["training"] | training.parts["inner"], training.parts["held_out"]))
-        label = used["label"][inside].to_numpy()
-        classes = np.unique(label)                                          # in the order of predict_proba's columns
+        # The models get numbers: scikit-learn fails on texts such as "0". The classes are in the order of its columns.
+        classes, label = np.unique(used["label"][inside].to_numpy(), return_inverse=True)
         probabilities = {name: _model(name, seed).fit(values[inside], label).predict_proba(values[held_out])
                          for name, values in seen.items()}
         probabilities["floor_acquisition"] = np.mean([probabilities[part] for part in PARTS], axis=0)
