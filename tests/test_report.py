@@ -479,7 +479,7 @@ def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
 
 
 @pytest.mark.parametrize("key, changes", {
-    "finetune.tasks is []; it must be a list of at least 1": {"finetune": FINETUNE | {"tasks": []}},
+    "finetune.tasks is []; it must be a list of length 1 or more": {"finetune": FINETUNE | {"tasks": []}},
     "segment.tasks names 'lung'": {"finetune": FINETUNE | {"tasks": ["lung"]}},
     "report.tsne.perplexity is 0.5; it must be 1 or more": {"tsne": {"perplexity": 0.5}},
 }.items())

@@ -259,7 +259,7 @@ def test_an_interrupted_run_ends_with_the_same_predictions(toy, monkeypatch):
         ({"input_px": 16}, "segment.input_px is 16"),
         ({"pyramid_width": 0}, "segment.pyramid_width is 0"),
         ({"proposals": 0}, "segment.proposals is 0"),
-        ({"anchors": [0.5, 1.0]}, "segment.anchors is .*; it must be a list of at least 5"),
+        ({"anchors": [0.5, 1.0]}, "segment.anchors is .*; it must be a list of length 5 or more"),
         ({"anchors": [8, 16, 32, 64, 128]}, "segment.anchors.0 is 8; it must be 1 or less"),
         ({"score_threshold": 1.0}, "segment.score_threshold is 1.0"),
         ({"views": VIEWS | {"colour": 1}}, "segment.views.colour is not a parameter"),

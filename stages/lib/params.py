@@ -80,7 +80,7 @@ WORDS = {
     "bool_type": "true or false", "list_type": "a list", "dict_type": "a mapping", "none_required": "null",
     "finite_number": "a finite number", "greater_than": "above {gt:g}", "greater_than_equal": "{ge:g} or more",
     "less_than": "below {lt:g}", "less_than_equal": "{le:g} or less", "literal_error": "{expected}",
-    "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
+    "too_short": "a list of length {min_length} or more", "too_long": "a list of length {max_length} or less",
     "string_too_short": "a text that is not empty",
 }
 

@@ -48,7 +48,7 @@ def main(revisions: list[str], all_commits: bool, out: Path, seed: Seed, report:
     page = render("leaderboard.html.j2", parts=parts, unfinished=unfinished, phantom=phantom, count=len(found) - len(others),
                   interval=f"{100 * settings['confidence']:g}\u00a0%", samples=settings["samples"])
     (out / "leaderboard.html").write_text(page, encoding="utf-8")
-    print(f"{len(found) - len(others)} results in {len(merged)} configurations, {len(unfinished)} experiments without scores; "
+    print(f"results: {len(found) - len(others)}, configurations: {len(merged)}, experiments without scores: {len(unfinished)}; "
           f"written to {out / 'leaderboard.html'} and {out / 'leaderboard.csv'}")
 
 
