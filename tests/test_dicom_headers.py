@@ -18,6 +18,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    RLELossless,
 )
 from recordings import speckle, write_av
 from test_dicom import assert_alike, change, cine, colours, palette, read, region, save
@@ -93,6 +94,17 @@ def test_fewer_than_8_bits_have_their_whole_range(tmp_path, photometric, allocat
     if photometric == "PALETTE COLOR":                                          # from 255 to 0: a dark picture stays dark
         data, shown = palette(data), [255.0 - frame for frame in values]
     assert_alike(opened(tmp_path, data).images, [frame.round() for frame in shown])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_black_of_inverted_values_has_the_bits_in_use(tmp_path, syntax):
+    stored = [4095 - frame * 16 for frame in DEEP]                              # 12 bits, of which the header says nothing
+    data = cine(stored, photometric="MONOCHROME1", SequenceOfUltrasoundRegions=[region(8, 8, 48, 32)])
+    if syntax == RLELossless:
+        data.compress(syntax)
+    inside = np.zeros((48, 64), bool)
+    inside[8:40, 8:56] = True
+    assert_alike(opened(tmp_path, data).images, [frame * inside for frame in FRAMES])
 
 
 def restated(path, syntax):

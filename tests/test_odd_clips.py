@@ -400,6 +400,14 @@ def test_tiff_of_few_bits_has_its_whole_range(tmp_path, bits, white):
     assert_alike(read(tmp_path / "a.tif").images, [np.round(values * (255 / top))], most=1)
 
 
+def test_black_of_a_tiff_whose_white_is_zero_has_the_bits_in_use(tmp_path):
+    stored = [4095 - frame.astype(np.uint16) * 16 for frame in speckle(4)]
+    tifffile.imwrite(tmp_path / "a.tif", np.stack(stored), photometric="miniswhite")
+    clip = read(tmp_path / "a.tif")
+    assert_alike(clip.images, speckle(4), most=1)
+    assert clip.facts["grey"] == "12 bits in use"
+
+
 def test_a_sixteen_bit_tiff_of_red_green_and_blue_in_one_number(tmp_path):
     frame = speckle(1)[0].astype(np.uint16)
     data = ((frame >> 3) << 11 | (frame >> 2) << 5 | frame >> 3).tobytes()

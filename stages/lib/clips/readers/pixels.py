@@ -79,6 +79,11 @@ def scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
+def bits_in_use(largest: float) -> int:
+    """The least number of bits that hold a whole number."""
+    return math.ceil(math.log2(largest + 1))
+
+
 def to_8_bits(images: list[np.ndarray], bits: int | None = None) -> tuple[list[np.ndarray], str]:
     """The images of one clip as uint8, all of one kind by the same rule, and the rule in words ('' where nothing changed).
 
@@ -100,7 +105,7 @@ def to_8_bits(images: list[np.ndarray], bits: int | None = None) -> tuple[list[n
     low, high = float(min(image.min() for image in images)), float(max(image.max() for image in images))
     whole = not any((image % 1).any() for image in images if image.dtype == np.float32)
     if low >= 0 and whole and high > 1:
-        bits = max(bits or 8, math.ceil(math.log2(high + 1)))
+        bits = max(bits or 8, bits_in_use(high))
         low, high, rule = 0, 2**bits - 1, f"{bits} bits in use"
     elif low >= 0 and high <= 255:
         low, high = 0, 1 if high <= 1 else 255

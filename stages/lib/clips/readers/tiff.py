@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -107,24 +108,41 @@ def _breaks_off(tiff: TiffFile) -> bool:
 
 def _frames(file: Path, clip: Recording, missing: int) -> Frames:
     with TiffFile(file) as tiff:
-        for page in _pages(tiff, []):
-            yield math.nan, partial(_picture, page)
+        pages = _pages(tiff, [])
+        black = _black(pages)
+        for page in pages:
+            yield math.nan, partial(_picture, page, black)
         clip.damaged += missing
 
 
-def _picture(page: TiffPage) -> np.ndarray | None:
-    """One page at its full depth, upright; None if it is damaged."""
+def _black(pages: list[TiffPage]) -> int:
+    """The value that is black where 0 is white: it has the bits in use, which can be fewer than are stored; 0 if unknown."""
+    largest = 0
+    for page in pages:
+        inverted = page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype.kind == "u" and page.dtype.itemsize > 1
+        if inverted and page.imagewidth * page.imagelength <= pixels.MOST_PX:
+            with suppress(Exception):  # a damaged page
+                largest = max(largest, int(page.asarray().max()))
+    return largest and (1 << max(8, pixels.bits_in_use(largest))) - 1
+
+
+def _picture(page: TiffPage, black: int) -> np.ndarray | None:
+    """One page at its full depth, upright; None if it is damaged.
+
+    Args:
+        black: see `_black`.
+    """
     if page.imagewidth * page.imagelength > pixels.MOST_PX:
         return None
     values = page.asarray()
     if page.axes == "SYX":
         values = np.moveaxis(values, 0, -1)
-    image = _luminance(page, values)
+    image = _luminance(page, values, black)
     turn = page.tags.valueof(274, default=1)
     return np.ascontiguousarray(TURNS[turn](image)) if turn in TURNS else image
 
 
-def _luminance(page: TiffPage, values: np.ndarray) -> np.ndarray:
+def _luminance(page: TiffPage, values: np.ndarray, black: int) -> np.ndarray:
     kind = page.photometric
     if kind == PHOTOMETRIC.PALETTE:
         colours = page.colormap[:, values]
@@ -133,7 +151,7 @@ def _luminance(page: TiffPage, values: np.ndarray) -> np.ndarray:
     whole = values.dtype.kind == "u" and isinstance(page.bitspersample, int)  # not of colours that differ in bits
     top = (1 << page.bitspersample) - 1 if whole else 0  # the largest whole number
     if kind == PHOTOMETRIC.MINISWHITE:
-        values = top - values if top else -values.astype(np.float32)
+        values = (black or top) - values if top else -values.astype(np.float32)
     if 0 < top < 255:
         values = (values * (255 / top)).round().astype(np.uint8)
     if kind == PHOTOMETRIC.SEPARATED and values.ndim > 2 and values.shape[2] >= 4:  # cyan, magenta, yellow, black ink

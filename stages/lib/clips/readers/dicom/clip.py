@@ -59,6 +59,7 @@ def _frames(path: Path, clip: Recording, stamps: list[float], shown: np.ndarray 
         decode = Decoder(data, shown)
         number = -1
         try:
+            decode.find_black(pixel_data.frames(data))
             for number, frame in enumerate(pixel_data.frames(data)):
                 yield stamps[number] if number < len(stamps) else np.nan, partial(decode, frame)
         except ValueError:  # the fragments break off: what is missing is counted below

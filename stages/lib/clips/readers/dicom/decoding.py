@@ -1,5 +1,8 @@
 """One frame of a DICOM file → luminance, for every photometric interpretation."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 import numpy as np
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
@@ -9,6 +12,7 @@ from pydicom.pixels.utils import as_pixel_options
 from stages.lib.clips.readers import pixels
 from stages.lib.clips.readers.dicom.header import PALETTE, quiet
 from stages.lib.clips.readers.dicom.pixel_data import PixelData
+from stages.lib.clips.readers.recording import Unreadable
 
 LOSS = 16  # grey values: so far outside of their range compression may move colours
 
@@ -27,6 +31,7 @@ class Decoder:
         self.options = as_pixel_options(data.header, pixel_keyword="PixelData", pixel_vr=data.representation)
         self.kind, self.shift, stored = data.header.PhotometricInterpretation, 0, data.header.BitsStored
         self.palette = _palette(data.header) if self.kind == "PALETTE COLOR" else None
+        self.top = (1 << stored) - 1  # black, where 0 is white
         if not data.syntax.is_encapsulated:
             self.shift = data.header.HighBit + 1 - stored  # values in the upper bits, of which pydicom knows nothing
             self.options["bits_stored"] = stored + self.shift
@@ -34,6 +39,21 @@ class Decoder:
                 self.options["photometric_interpretation"] = "YBR_FULL_422"  # in the same order, of another range
 
     def __call__(self, frame: bytes | int) -> np.ndarray:
+        return kept(self.luminance(*self.values(frame)), self.shown)
+
+    def find_black(self, frames: Iterable[bytes | int]) -> None:
+        """Where 0 is white, black has the bits in use, which can be fewer than the header states: look for them."""
+        header, largest = self.data.header, 0
+        if self.kind != "MONOCHROME1" or header.PixelRepresentation or not 8 < header.BitsStored == header.BitsAllocated:
+            return
+        with suppress(ValueError):  # the frames break off
+            for frame in frames:
+                with suppress(Unreadable):  # a damaged one
+                    largest = max(largest, int(self.values(frame)[0].max()))
+        self.top = (1 << max(8, pixels.bits_in_use(largest))) - 1
+
+    def values(self, frame: bytes | int) -> tuple[np.ndarray, str]:
+        """The values of a frame as they are stored, [H, W] or [H, W, 3], and what they mean."""
         stream, index = self.data.stream, frame
         if isinstance(frame, bytes):
             stream, index = encapsulate([frame]), 0
@@ -45,7 +65,7 @@ class Decoder:
             kind = self.kind if self.kind.startswith("YBR_PARTIAL") else found["photometric_interpretation"]
             if kind.startswith("YBR") and _is_rgb(values):
                 kind = "RGB"
-            return kept(self.luminance(values >> self.shift if self.shift else values, kind), self.shown)
+            return values >> self.shift if self.shift else values, kind
 
     def luminance(self, values: np.ndarray, photometric: str) -> np.ndarray:
         """The luminance [H, W] of decoded values [H, W] or [H, W, 3]."""
@@ -56,7 +76,7 @@ class Decoder:
         if photometric.startswith("YBR_PARTIAL"):
             return pixels.full_range(np.ascontiguousarray(values[..., 0]))
         if photometric == "MONOCHROME1":
-            values = ((1 << self.data.header.BitsStored) - 1 - values.astype(np.int64)).astype(values.dtype)
+            values = (self.top - values.astype(np.int64)).astype(values.dtype)
         return pixels.grey(values)
 
 
