@@ -201,6 +201,28 @@ def test_jpeg_2000_that_holds_red_green_and_blue_whatever_its_label(tmp_path, st
     assert_alike(opened(tmp_path, data).images, luminance)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_luminance_and_colours_that_are_stated_to_be_red_green_and_blue(tmp_path, packed):
+    grey = np.full((48, 64), 128, np.uint8)
+    stored = [np.ascontiguousarray(np.dstack([frame, grey, grey])) for frame in FRAMES]
+    for image in stored:
+        image[:16, :32, 1:] = 90, 200                                           # a box of colour flow
+    data = cine(stored, JPEGBaseline8Bit if packed else ExplicitVRLittleEndian, "RGB")
+    if packed:                                                                  # without a marker that tells of the colours
+        data.PixelData = encapsulate([imagecodecs.jpeg8_encode(image, level=100, colorspace="RGB", outcolorspace="RGB",
+                                                               subsampling="444") for image in stored])
+    assert_alike(opened(tmp_path, data).images, FRAMES, most=3)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_red_green_and_blue_that_look_like_luminance_and_colours(tmp_path, part):
+    pictures = [np.dstack([frame] * 3) for frame in FRAMES]
+    for picture in pictures:
+        picture[:24 - 2 * part] = (20, 128, 128) if part else 128               # a bar of one hue; a grey half
+    expected = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
+    assert_alike(opened(tmp_path, cine(pictures, photometric="RGB")).images, expected)
+
+
 @pytest.mark.parametrize("quality", [50, 100])
 @pytest.mark.parametrize("dark", [False, True])
 def test_luminance_and_colours_in_jpeg_2000_are_not_taken_for_red_green_and_blue(tmp_path, dark, quality):

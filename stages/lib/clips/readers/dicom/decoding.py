@@ -65,6 +65,8 @@ class Decoder:
             kind = self.kind if self.kind.startswith("YBR_PARTIAL") else found["photometric_interpretation"]
             if kind.startswith("YBR") and _is_rgb(values):
                 kind = "RGB"
+            elif kind == "RGB" and _is_ybr(values):
+                kind = "YBR_FULL"
             return values >> self.shift if self.shift else values, kind
 
     def luminance(self, values: np.ndarray, photometric: str) -> np.ndarray:
@@ -90,6 +92,17 @@ def _is_rgb(values: np.ndarray) -> bool:
     luminance, blue, red = np.moveaxis(values[::2, ::2].astype(np.float32) - [0, 128, 128], 2, 0)
     shown = np.stack([luminance + 1.402 * red, luminance - 0.344 * blue - 0.714 * red, luminance + 1.772 * blue])
     return np.any((shown < -LOSS) | (shown > 255 + LOSS), axis=0).mean() > 0.05
+
+
+def _is_ybr(values: np.ndarray) -> bool:
+    """Whether values [H, W, 3] that are labelled as red, green and blue are luminance and two colours.
+
+    Then grey and black have 128 twice, beside any luminance. As red, green and blue, half of the picture would have one hue.
+    """
+    if values.dtype != np.uint8:
+        return False
+    apart = np.abs(values[::2, ::2].astype(np.int16) - 128)
+    return np.mean((apart[..., 1:] <= 2).all(axis=2) & (apart[..., 0] > 8)) > 0.5
 
 
 def _palette(header: Dataset) -> np.ndarray:
