@@ -448,7 +448,33 @@ def test_the_unit_of_an_imagej_frame_interval(tmp_path, interval, unit, fps):
     assert clip.times_s == pytest.approx(np.arange(5) / fps, nan_ok=True) and clip.facts["notes"] == ""
 
 
+def test_tiff_pages_of_complex_values_and_of_bodies_are_no_pictures(tmp_path):
+    tifffile.imwrite(tmp_path / "iq.tif", np.stack(speckle(3)) * np.complex64(1 + 1j), photometric="minisblack")
+    body = np.stack(speckle(16))
+    tifffile.imwrite(tmp_path / "body.tif", body, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
+    for name, reason in (("iq", "complex values: no picture"), ("body", "its pages are bodies: save their slices as pages")):
+        with pytest.raises(Unreadable, match=reason):
+            read(tmp_path / f"{name}.tif")
+
+
 # Volumes
+
+
+@pytest.mark.parametrize("kind", ["complex", "2-vector", "vector", "HSV-color"])
+def test_an_nrrd_whose_values_are_no_grey_values_is_refused(tmp_path, kind):
+    stored = np.stack([frame.T for frame in speckle(4)], -1)
+    stored = np.stack([stored] * (3 if kind == "HSV-color" else 2))
+    nrrd.write(str(tmp_path / "a.nrrd"), stored, {"kinds": [kind, "domain", "domain", "time"]})
+    reason = "2 values a pixel: no picture" if kind == "vector" else f"its values are of the kind {kind}: neither grey nor"
+    with pytest.raises(Unreadable, match=reason):
+        read(tmp_path / "a.nrrd")
+
+
+def test_a_nifti_of_complex_values_is_refused(tmp_path):
+    stored = np.stack([frame.T for frame in speckle(4)], -1)
+    nibabel.Nifti1Image(stored * np.complex64(1 + 1j), np.eye(4)).to_filename(tmp_path / "a.nii")
+    with pytest.raises(Unreadable, match="complex values: no picture, but raw echoes or the like"):
+        read(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("true", ["True", "true", "1"])

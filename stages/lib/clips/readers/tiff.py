@@ -30,7 +30,7 @@ def open_tiff(file: Path) -> Recording:
     """The pages of the commonest size; thumbnails, masks and smaller copies are left out.
 
     Raises:
-        Unreadable: pages of bodies over time, or of colours that are not read here.
+        Unreadable: pages of bodies, or of values that are not read here.
     """
     with TiffFile(file) as tiff:
         notes = []
@@ -38,18 +38,27 @@ def open_tiff(file: Path) -> Recording:
         facts = tiff.imagej_metadata or {}
         interval_s = (facts.get("finterval") or math.nan) * SECONDS.get(facts.get("tunit", "sec"), math.nan)
         fps = 1 / interval_s if interval_s > 0 else facts.get("fps") or math.nan
-        strange = {page.photometric for page in pages} - set(KNOWN)
-        if strange:
-            raise Unreadable(f"its colours ({', '.join(sorted(map(_name, strange)))}) are not read: save it as RGB or grey")
-        grey = max((page.samplesperpixel for page in pages if page.photometric in GREY), default=1)
-        if grey > 2:
-            raise Unreadable(f"{grey} grey values a pixel: save them as pages, or as RGB")
+        _require_pictures(pages)
         missing = max(int(facts.get("images", 0)) - len(tiff.pages), int(_breaks_off(tiff)))
         if not _breaks_off(tiff) and any(series.is_truncated for series in tiff.series):
             missing = 0  # the file lists the first page alone
     clip = Recording(frames=None, fps=fps, notes=notes)
     clip.frames = partial(_frames, file, clip, missing)
     return clip
+
+
+def _require_pictures(pages: list[TiffPage]) -> None:
+    """Raise Unreadable where pages hold other than grey values or colours in two dimensions."""
+    strange = {page.photometric for page in pages} - set(KNOWN)
+    if strange:
+        raise Unreadable(f"its colours ({', '.join(sorted(map(_name, strange)))}) are not read: save it as RGB or grey")
+    grey = max((page.samplesperpixel for page in pages if page.photometric in GREY), default=1)
+    if grey > 2:
+        raise Unreadable(f"{grey} grey values a pixel: save them as pages, or as RGB")
+    if any(page.axes not in ("YX", "YXS", "SYX") for page in pages):
+        raise Unreadable("its pages are bodies: save their slices as pages")
+    if any(page.dtype is not None and page.dtype.kind == "c" for page in pages):
+        raise Unreadable("complex values: no picture, but raw echoes or the like")
 
 
 def _name(kind: PHOTOMETRIC | int) -> str:

@@ -69,8 +69,9 @@ def _require_believable(volume: Volume) -> None:
     if volume.count > 1 and volume.width <= 4:
         raise Unreadable(f"pictures of {volume.width} × {volume.height}: its first axis may be that of colours; its header "
                          "must say so")  # fmt: skip
-    if not 1 <= volume.channels <= 4:
-        raise Unreadable(f"{volume.channels} values a pixel: no picture")
+    if volume.dtype.kind == "c" or volume.channels not in (1, 3, 4):
+        values = "complex values" if volume.dtype.kind == "c" else f"{volume.channels} values a pixel"
+        raise Unreadable(f"{values}: no picture, but raw echoes or the like")
     if volume.mixed and total > UNPACKED_BYTES:
         raise Unreadable("its frames' pixels alternate, in more than 1 GiB: save it with time as the last axis")
     if volume.packing != "raw" and total > max(UNPACKED_BYTES, UNPACKED_TIMES * there):

@@ -13,6 +13,7 @@ NRRD_TYPES = {"signed char": "i1", "int8": "i1", "uchar": "u1", "unsigned char":
               "unsigned int": "u4", "uint32": "u4", "longlong": "i8", "long long": "i8", "int64": "i8",
               "ulonglong": "u8", "unsigned long long": "u8", "uint64": "u8", "float": "f4", "double": "f8"}  # fmt: skip
 TIMES, DOMAIN = ("time", "list"), ("domain", "space", "none", "???")  # kinds of axes: of frames, of a picture
+COLOURS = ("stub", "scalar", "vector", "RGB-color", "RGBA-color", "3-color", "4-color")  # of grey values or colours of a pixel
 PACKINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 
 
@@ -20,7 +21,7 @@ def read(path: Path) -> Volume:
     """What the file states.
 
     Raises:
-        Unreadable: its pixels are text, or follow lines to skip.
+        Unreadable: its pixels are text, follow lines to skip, or are no grey values or colours.
         Exception: of many kinds, where the header is damaged.
     """
     with path.open("rb") as file:
@@ -28,7 +29,9 @@ def read(path: Path) -> Volume:
         offset, file_name = file.tell(), header.get("data file", header.get("datafile"))
     kinds, sizes = list(header.get("kinds", [])), [int(size) for size in header["sizes"]]
     mixed = bool(kinds) and kinds[0] in TIMES
-    coloured = bool(kinds) and kinds[0] not in (*DOMAIN, *TIMES) and sizes[0] <= 4
+    coloured = bool(kinds) and kinds[0] in COLOURS and sizes[0] <= 4
+    if kinds and kinds[0] not in (*TIMES, *DOMAIN, *COLOURS):
+        raise Unreadable(f"its values are of the kind {kinds[0]}: neither grey nor colours")
     axes = kinds[1:] if mixed or coloured else kinds
     if set(axes) - {*DOMAIN, *TIMES} or set(axes[:2]) & {*TIMES}:
         raise Unreadable(f"its axes are {', '.join(kinds)}: save it with the colours first, and time first or last")
