@@ -95,6 +95,17 @@ def test_time_stamps_that_stand_still_or_leap_give_way_to_the_frame_rate(tmp_pat
         assert read(tmp_path / f"{name}.mkv").times_s == pytest.approx(np.arange(8) / 10)
 
 
+@pytest.mark.parametrize("leaps", [[4], [4, 9], [1], [4, 5]])
+def test_time_stamps_go_on_after_a_leap_that_spoils_the_rate_of_the_file(tmp_path, leaps):
+    stamps = np.cumsum([100_000 if number in leaps else 1 for number in range(20)])
+    write_av(tmp_path / "a.mp4", speckle(20), codec="mpeg4", stamps=stamps.tolist())
+    clip = read(tmp_path / "a.mp4")
+    if 1 in leaps:                                                              # no frame's length is known before
+        assert np.diff(clip.times_s)[1:] == pytest.approx(np.full(18, 0.1))
+    else:
+        assert clip.times_s == pytest.approx(np.arange(20) / 10) and clip.facts["fps"] == pytest.approx(10)
+
+
 @pytest.mark.parametrize(
     ("matrix", "shown"),
     [((-1, 0, 0, 1), np.fliplr), ((1, 0, 0, -1), np.flipud), ((0, 1, 1, 0), np.transpose),

@@ -87,14 +87,21 @@ def _sampled(
 
 
 def _steady(recording: Recording, fps: float, stamped: bool) -> Frames:
-    """Times from 0 on and decoders of each frame; where a time stamp is missing or impossible, a frame's length is added."""
-    recording.damaged, recording.untimed, time, start = 0, 0, -1 / fps, math.nan
+    """Times from 0 on and decoders of each frame; where a time stamp is missing or impossible, a frame's length is added.
+
+    After a leap the time stamps count from there, and the frame's length is the last one: a leap spoils the rate of its file.
+    """
+    recording.damaged, recording.untimed, time, start, step = 0, 0, -1 / fps, math.nan, 1 / fps
     for stamp, decode in recording.frames():
         start = stamp - time - 1 / fps if math.isnan(start) else start  # the first time stamp that is there
         since = stamp - start
-        believed = 0 < since - time < LEAP_S
+        believed, leaps = 0 < since - time < LEAP_S, abs(since - time) >= LEAP_S
         recording.untimed += not believed
-        time = since if stamped and believed else time + 1 / fps
+        if stamped and believed:
+            step, time = since - time, since
+        else:
+            time += step if stamped and leaps else 1 / fps
+        start = stamp - time if leaps else start
         yield time, partial(_decoded, decode, recording)
 
 
