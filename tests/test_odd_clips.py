@@ -23,7 +23,7 @@ from recordings import speckle, write_av
 from test_readers import assert_alike, read, shown, write_volume
 
 from stages import extract_frames
-from stages.lib.clips import store
+from stages.lib.clips import catalogue, store
 from stages.lib.clips.readers import several, video
 from stages.lib.clips.readers.recording import Unreadable
 from stages.sources import breast, gallbladder
@@ -650,6 +650,22 @@ def test_a_clip_under_any_name_is_read_by_what_it_is(tmp_path, kind, suffix):
 def animation(path, count=3):
     first, *rest = [Image.fromarray(frame) for frame in speckle(count)]
     first.save(path, save_all=True, append_images=rest, duration=100)
+
+
+@pytest.mark.parametrize("names", [["a.png", "a (1).png", "a (2).png"], ["f.png", "f2.png", "f10.png"],
+                                   ["1.png", "1.5.png", "2.png"], ["f.1", "f.2", "f.10"]])
+def test_the_image_without_a_number_is_the_first(names):
+    assert [path.name for path in sorted(map(Path, sorted(names)), key=catalogue.natural)] == names
+
+
+def test_images_of_one_name_and_links_that_lead_nowhere_are_named(tmp_path):
+    for number, frame in enumerate(speckle(6)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), frame)
+    cv2.imwrite(str(tmp_path / "2.bmp"), speckle(3)[2])
+    (tmp_path / "6.png").symlink_to(tmp_path / "unfetched")
+    clip = read(tmp_path)
+    assert clip.facts["frames_read"] == 7
+    assert clip.facts["notes"] == "links that lead nowhere: 6.png; several images of one name, each a frame: 2"
 
 
 def test_what_is_no_still_image_in_a_folder_of_images_is_named(tmp_path):

@@ -312,4 +312,4 @@ def test_linked_folders_are_followed(tmp_path):
 def test_natural_order():
     names = ["frame 10.png", "frame 2.png", "frame 1.png", "2_frame.png", "Frame.png"]
     ordered = [path.name for path in sorted(map(Path, names), key=catalogue.natural)]
-    assert ordered == ["2_frame.png", "frame 1.png", "frame 2.png", "frame 10.png", "Frame.png"]
+    assert ordered == ["2_frame.png", "Frame.png", "frame 1.png", "frame 2.png", "frame 10.png"]

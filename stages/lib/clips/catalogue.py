@@ -24,9 +24,10 @@ def is_image(path: Path) -> bool:
 
 
 def natural(path: Path) -> tuple:
-    """Sort key by which `frame 2` comes before `Frame 10`."""
-    parts = re.split(r"(\d+)", path.as_posix())
-    return [int(part) if part.isdecimal() else part.casefold() for part in parts], path.as_posix()
+    """Sort key by which `frame` comes before `frame 2`, and this before `Frame 10`, whatever their suffixes."""
+    texts = (path.parent / path.stem).as_posix(), path.suffix
+    parts = [[int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", text)] for text in texts]
+    return *parts, path.as_posix()
 
 
 def images(folder: Path) -> list[Path]:
