@@ -459,6 +459,18 @@ def test_the_unit_of_an_imagej_frame_interval(tmp_path, interval, unit, fps):
     assert clip.times_s == pytest.approx(np.arange(5) / fps, nan_ok=True) and clip.facts["notes"] == ""
 
 
+@pytest.mark.parametrize(
+    ("facts", "fps"),
+    [({"TimeIncrement": 0.05, "TimeIncrementUnit": "s"}, 20), ({"TimeIncrement": 50, "TimeIncrementUnit": "ms"}, 20),
+     ({"TimeIncrement": 0.05}, 20), ({"Plane": {"DeltaT": [0, 40, 80, 120, 160], "DeltaTUnit": ["ms"] * 5}}, 25),
+     ({}, math.nan), ({"TimeIncrement": 0}, math.nan)],
+)  # fmt: skip
+def test_the_frame_rate_of_an_ome_tiff(tmp_path, facts, fps):
+    facts = {"axes": "TYX"} | facts
+    tifffile.imwrite(tmp_path / "a.tif", np.stack(speckle(5)), ome=True, photometric="minisblack", metadata=facts)
+    assert read(tmp_path / "a.tif").times_s == pytest.approx(np.arange(5) / fps, nan_ok=True)
+
+
 def test_tiff_pages_of_complex_values_and_of_bodies_are_no_pictures(tmp_path):
     tifffile.imwrite(tmp_path / "iq.tif", np.stack(speckle(3)) * np.complex64(1 + 1j), photometric="minisblack")
     body = np.stack(speckle(16))
@@ -522,6 +534,37 @@ def test_an_nrrd_whose_first_axis_is_time(tmp_path, encoding, kind):
     stored = np.stack([frame.T for frame in speckle(7)])                        # time, column, row: in the file's order
     nrrd.write(str(tmp_path / "a.nrrd"), stored, {"encoding": encoding, "kinds": [kind, "domain", "domain"]})
     assert_alike(read(tmp_path / "a.nrrd").images, speckle(7), most=0)
+
+
+@pytest.mark.parametrize("spacing", [[0.05, 0.2, 0.2], [1, 0.2, 0.2], [0.2, 0.2, 0.05], [0.3, 0.2, 1], [1, 1, 1], [0.5, 1, 1]])
+def test_an_axis_of_time_that_no_header_names_is_told_of_and_the_first_where_the_spacing_says_so(tmp_path, spacing):
+    first = spacing[1] == spacing[2] == 0.2
+    stored = np.stack(speckle(7))                                               # as NumPy has it, else as nibabel does
+    stored = stored if first else stored.T
+    nrrd.write(str(tmp_path / "a.nrrd"), stored, {"spacings": spacing})
+    nibabel.Nifti1Image(stored, np.diag([*spacing, 1])).to_filename(tmp_path / "a.nii")
+    fields = {f"Seq_Frame{number:04}_Timestamp": None for number in range(64)} | {"UltrasoundImageOrientation": None}
+    write_volume(tmp_path / "a.mha", list(stored.T), ElementSpacing=" ".join(map(str, spacing)), **fields)
+    wide = spacing[0] / spacing[1] if not first else 1
+    for suffix in ("nrrd", "nii", "mha"):
+        clip = read(tmp_path / f"a.{suffix}")
+        assert {image.shape for image in clip.images} == {(48, round(64 * wide))} and len(clip.images) == 7
+        assert wide != 1 or all(map(np.array_equal, clip.images, speckle(7)))
+        sizes, taken = ("7 × 48 × 64", "by its spacing the first") if first else ("64 × 48 × 7", "the last")
+        assert clip.facts["notes"] == f"its header does not say which axis of {sizes} is time: {taken} is taken"
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("step", "unit", "fps"), [(0.05, "s", 20), (50, "ms", 20), (0.05, "", math.nan), (2, "mm", math.nan)])
+def test_the_frame_rate_of_an_nrrd_is_the_spacing_of_its_axis_of_time(tmp_path, first, step, unit, fps):
+    turn = (lambda axes: [axes[2], *axes[:2]]) if first else list
+    stored = np.transpose(np.stack([frame.T for frame in speckle(5)], -1), turn([0, 1, 2]))
+    header = {"kinds": turn(["space", "space", "time"]), "spacings": turn([0.2, 0.2, step]), "units": turn(["mm", "mm", unit])}
+    nrrd.write(str(tmp_path / "a.nrrd"), stored, header)
+    listed = {"axis 2 index values": "0 50 100 150 200"} if not first else {"axis 0 index values": "0 50 100 150 200"}
+    nrrd.write(str(tmp_path / "b.nrrd"), stored, header | listed | {"units": turn(["mm", "mm", "ms"])})
+    assert read(tmp_path / "a.nrrd").times_s == pytest.approx(np.arange(5) / fps, nan_ok=True)
+    assert read(tmp_path / "b.nrrd").times_s == pytest.approx(np.arange(5) / 20)                    # as 3D Slicer lists them
 
 
 @pytest.mark.parametrize(("unit", "length"), [("mm", 1), ("cm", 10), ("um", 0.001), ("", 1), ("pixels", math.nan)])

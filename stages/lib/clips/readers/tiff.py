@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import re
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import tifffile
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
-from stages.lib.clips.readers import pixels
+from stages.lib.clips.readers import pixels, times
 from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of a damaged file is said in one sentence here
@@ -19,7 +20,6 @@ STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LUMINANCE_FIRST = (PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB)  # the first of three channels is the luminance
 KNOWN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, PHOTOMETRIC.MASK,
          PHOTOMETRIC.SEPARATED, *LUMINANCE_FIRST)  # fmt: skip
-SECONDS = {"ms": 1e-3, "msec": 1e-3, "s": 1, "sec": 1, "seconds": 1, "min": 60}  # of ImageJ's frame interval
 GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK)
 STRAIGHT_ALPHA = 2  # an extra sample that is to be multiplied with the colours; of another kind it is not
 TURNS = {2: np.fliplr, 3: lambda image: image[::-1, ::-1], 4: np.flipud, 5: np.transpose, 6: lambda image: np.rot90(image, -1),
@@ -36,15 +36,27 @@ def open_tiff(file: Path) -> Recording:
         notes = []
         pages = _pages(tiff, notes)
         facts = tiff.imagej_metadata or {}
-        interval_s = (facts.get("finterval") or math.nan) * SECONDS.get(facts.get("tunit", "sec"), math.nan)
-        fps = 1 / interval_s if interval_s > 0 else facts.get("fps") or math.nan
         _require_pictures(pages)
         missing = max(int(facts.get("images", 0)) - len(tiff.pages), int(_breaks_off(tiff)))
         if not _breaks_off(tiff) and any(series.is_truncated for series in tiff.series):
             missing = 0  # the file lists the first page alone
+        fps = _rate_hz(facts, (tiff.is_ome and tiff.ome_metadata) or "")
     clip = Recording(frames=None, fps=fps, notes=notes)
     clip.frames = partial(_frames, file, clip, missing)
     return clip
+
+
+def _rate_hz(imagej: dict, ome: str) -> float:
+    """Frames a second by ImageJ's facts, or by the time increment or the planes' times in OME's XML; NaN if unknown."""
+    interval_s = (imagej.get("finterval") or math.nan) * times.seconds(str(imagej.get("tunit", "sec")))
+    rate = 1 / interval_s if interval_s > 0 else imagej.get("fps") or math.nan
+    for name in ("DeltaT", "TimeIncrement"):
+        values = [times.number(text) for text in re.findall(rf'\b{name}="([^"]*)"', ome)]
+        unit = re.search(rf'\b{name}Unit="([^"]*)"', ome)
+        steps = np.diff(values) if name == "DeltaT" else np.array(values[:1])
+        stated = times.frame_rate_hz(steps * times.seconds(unit[1] if unit else "s"))
+        rate = rate if math.isnan(stated) else stated
+    return rate
 
 
 def _require_pictures(pages: list[TiffPage]) -> None:

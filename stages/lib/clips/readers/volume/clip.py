@@ -45,7 +45,7 @@ def open_volume(path: Path, start: bytes) -> Recording:
     aspect, mm_per_px = volume.spacing_mm[0] / volume.spacing_mm[1], volume.spacing_mm[1]
     if volume.orientation[0] in "FN":  # the first axis of the file runs along the depth
         aspect, mm_per_px = 1 / aspect, volume.spacing_mm[0]
-    notes = []
+    notes = [volume.note] if volume.note else []
     aspect = pixels.believed_aspect(aspect, notes)
     others = [volume.file] if volume.file != path else []
     clip = Recording(frames=None, fps=volume.fps, aspect=aspect, mm_per_px=mm_per_px, files=others, notes=notes)

@@ -12,9 +12,9 @@ from stages.lib.clips.readers import times
 from stages.lib.clips.readers.recording import Unreadable
 
 # what one unit of length is in mm; a file that names none, or does not know it, means mm
-LENGTHS_MM = {"": 1, "?": 1, "mm": 1, "millimeter": 1, "millimetre": 1, "cm": 10, "centimeter": 10, "centimetre": 10, "m": 1e3,
-              "meter": 1e3, "metre": 1e3, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "micrometer": 1e-3,
-              "micrometre": 1e-3, "in": 25.4, "inch": 25.4}  # fmt: skip
+LENGTHS_MM = {"": 1, "?": 1, "unknown": 1, "mm": 1, "millimeter": 1, "millimetre": 1, "cm": 10, "centimeter": 10,
+              "centimetre": 10, "m": 1e3, "meter": 1e3, "metre": 1e3, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3,
+              "micrometer": 1e-3, "micrometre": 1e-3, "in": 25.4, "inch": 25.4}  # fmt: skip
 
 
 class Volume(NamedTuple):
@@ -29,14 +29,12 @@ class Volume(NamedTuple):
         stamps: number of a frame → its time in s; invalid: numbers of the frames without a picture.
         mixed: whether the frames' pixels alternate: the axis of time comes first in the file.
         orientation: see upright in clip.py.
+        note: a sentence for the user on what the header does not say.
     """
 
     file: Path
     offset: int
     packing: str
-    width: int
-    height: int
-    count: int
     channels: int
     dtype: np.dtype
     slope: float = 1
@@ -46,20 +44,43 @@ class Volume(NamedTuple):
     fps: float = math.nan
     stamps: dict[int, float] = {}
     invalid: frozenset[int] = frozenset()
+    width: int = 0
+    height: int = 0
+    count: int = 0
     mixed: bool = False
     orientation: str = "MF"
+    note: str = ""
 
     @property
     def frame_bytes(self) -> int:
         return self.width * self.height * self.channels * self.dtype.itemsize
 
 
-def three(sizes: list[int]) -> tuple[int, int, int]:
-    """Width, height and number of frames, where at most one axis beside the picture's is longer than 1."""
-    frames = [size for size in sizes[2:] if size != 1]
+def pictures(sizes: list[int], mixed: bool = False) -> dict:
+    """Width, height and count of the pictures, where at most one axis beside the picture's is longer than 1.
+
+    Args:
+        mixed: whether the first axis is that of time.
+    """
+    ordered = [*sizes[1:3], sizes[0], *sizes[3:]] if mixed else sizes
+    frames = [size for size in ordered[2:] if size != 1]
     if len(sizes) < 2 or len(frames) > 1:
         raise Unreadable(f"an array of {' × '.join(map(str, sizes))}: no sequence of pictures")
-    return sizes[0], sizes[1], frames[0] if frames else 1
+    return {"width": ordered[0], "height": ordered[1], "count": frames[0] if frames else 1, "mixed": mixed}
+
+
+def unnamed(sizes: list[int], spacing: Sequence[float]) -> dict:
+    """As `pictures`, of a header that names no axis of time: it is the last of three, or one behind them.
+
+    It is the first if the spacing of the two others agrees, and differs from its own. Then the array lies as in NumPy: frames,
+    rows, columns.
+    """
+    first = (len(spacing) > 2 and min(sizes[:3]) > 1 and spacing[1] != 1 and math.isclose(spacing[1], spacing[2], rel_tol=1e-4)
+             and not math.isclose(spacing[0], spacing[1], rel_tol=1e-4))  # fmt: skip
+    found = pictures(sizes, first)
+    taken = "by its spacing the first" if first else "the last"
+    note = f"its header does not say which axis of {' × '.join(map(str, sizes))} is time: {taken} is taken"
+    return found | {"note": note if min(sizes[:3]) > 1 and len(sizes) > 2 else ""} | ({"orientation": "FM"} if first else {})
 
 
 def measured(spacing: list[float], units: Sequence[str] = ("", "")) -> tuple[float, float]:
@@ -73,14 +94,6 @@ def measured(spacing: list[float], units: Sequence[str] = ("", "")) -> tuple[flo
     return (spacing[0] * lengths[0], spacing[1] * lengths[1]) if known else (math.nan, math.nan)
 
 
-def number(text: str) -> float:
-    """A number, or NaN where there is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def sequence(fields: dict) -> dict:
     """Orientation and times, as the Plus toolkit writes them into MetaImage and NRRD.
 
@@ -89,7 +102,7 @@ def sequence(fields: dict) -> dict:
     """
     found = [(re.fullmatch(r"Seq_Frame(\d+)_(Timestamp|ImageStatus|Status)", str(key)), value) for key, value in fields.items()]
     known = [(int(match[1]), match[2], value) for match, value in found if match]
-    stamps = {place: number(value) for place, kind, value in known if kind == "Timestamp"}
+    stamps = {place: times.number(value) for place, kind, value in known if kind == "Timestamp"}
     steps = np.diff([stamps[place] for place in sorted(stamps)])
     invalid = frozenset(place for place, kind, value in known if kind != "Timestamp" and value == "INVALID")
     orientation = str(fields.get("UltrasoundImageOrientation", "MF")).strip().upper()

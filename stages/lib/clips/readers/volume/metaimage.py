@@ -1,11 +1,12 @@
 """Headers of MetaImage files: .mha, and .mhd with the pixels in a file of its own."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from stages.lib.clips.readers.recording import Unreadable
-from stages.lib.clips.readers.volume.header import Volume, beside, measured, sequence, three
+from stages.lib.clips.readers.volume.header import Volume, beside, measured, pictures, sequence, unnamed
 
 META_TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG_LONG": "i8",
               "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}  # fmt: skip
@@ -27,7 +28,9 @@ def read(path: Path) -> Volume:
                 raise Unreadable("its header ends before ElementDataFile")
             fields[key.strip()] = value.strip()
         offset = file.tell()
-    width, height, count = three([int(size) for size in fields["DimSize"].split()])
+    spacing = [float(size) for size in fields.get("ElementSpacing", fields.get("ElementSize", "")).split()]
+    sizes, known = [int(size) for size in fields["DimSize"].split()], sequence(fields)
+    known |= pictures(sizes) if known["stamps"] else unnamed(sizes, spacing)
     order = ">" if _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB") else "<"
     dtype = np.dtype(order + META_TYPES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")])
     channels = int(fields.get("ElementNumberOfChannels", 1))
@@ -37,12 +40,10 @@ def read(path: Path) -> Volume:
     file = path if name.upper() == "LOCAL" else beside(path, name)
     if file != path:
         offset = int(fields.get("HeaderSize", 0))
-        offset = offset if offset >= 0 else file.stat().st_size - width * height * count * channels * dtype.itemsize
-    spacing = [float(size) for size in fields.get("ElementSpacing", fields.get("ElementSize", "")).split()]
+        offset = offset if offset >= 0 else file.stat().st_size - math.prod(sizes) * channels * dtype.itemsize
     packing = "zlib" if _true(fields, "CompressedData") else "raw"
     units = [fields.get("DistanceUnits", "")] * 2
-    return Volume(file, offset, packing, width, height, count, channels, dtype, spacing_mm=measured(spacing, units),
-                  **sequence(fields))  # fmt: skip
+    return Volume(file, offset, packing, channels, dtype, spacing_mm=measured(spacing[known["mixed"] :], units), **known)
 
 
 def _true(fields: dict[str, str], name: str, default: str = "False") -> bool:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import nibabel
 
-from stages.lib.clips.readers.volume.header import Volume, measured, three
-
-SECONDS = {"sec": 1, "msec": 1e-3, "usec": 1e-6}
+from stages.lib.clips.readers import times
+from stages.lib.clips.readers.volume.header import Volume, measured, unnamed
 
 
 def read(path: Path, start: bytes) -> Volume:
@@ -25,17 +24,17 @@ def read(path: Path, start: bytes) -> Volume:
         packing = "gzip" if file.read(2) == b"\x1f\x8b" else "raw"
     with (gzip.open if packing == "gzip" else open)(path, "rb") as file:
         header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(file)
-    width, height, count = three(header.get_data_shape())
     kind = header.get_data_dtype()
     channels = len(kind.names) if kind.names else 1  # colours are named fields
     dtype = kind[0] if kind.names else kind
     slope, intercept = header.get_slope_inter()
     unit, clock = header.get_xyzt_units()
     zooms = [float(zoom) for zoom in header["pixdim"][1:5]]
-    fps = 1 / (zooms[3] * SECONDS[clock]) if clock in SECONDS and header["dim"][0] == 4 and zooms[3] > 0 else math.nan
+    layout = unnamed(list(header.get_data_shape()), zooms[:3])
+    fps = times.frame_rate_hz([zooms[3] * times.seconds(clock)]) if header["dim"][0] == 4 else math.nan
     alone = b"n+" in start[:348]
     file = path if alone else path.with_suffix(".img")  # the pixels of a pair of files lie in the second
     before = int(header["vox_offset"])
     offset, skipped = (0, before) if packing == "gzip" else (before, 0)  # header and pixels are packed together
-    return Volume(file, offset, packing, width, height, count, channels, dtype, slope or 1, intercept or 0, skipped,
-                  measured(zooms[:2], [unit, unit]), fps)  # fmt: skip
+    return Volume(file, offset, packing, channels, dtype, slope or 1, intercept or 0, skipped,
+                  measured(zooms[layout["mixed"] :], [unit, unit]), fps, **layout)  # fmt: skip
