@@ -309,6 +309,23 @@ def test_a_gif_that_stores_only_what_changes(tmp_path, disposal):
     assert_alike(read(tmp_path / "a.gif").images, frames, most=0)
 
 
+@pytest.mark.parametrize("kind", ["P2", "P4", "P5", "P5 16", "P6"])
+def test_pnm_pictures_one_after_the_other_in_one_file(tmp_path, kind):
+    pictures = [np.dstack([frame] * 3) if kind == "P6" else frame for frame in speckle(4)]
+    shown = [(frame > 120) * 255 for frame in pictures] if kind == "P4" else speckle(4)
+    largest = {"P4": "", "P5 16": "65535\n"}.get(kind, "255\n")
+    header = f"{kind[:2]}\n# a line\n64 48\n{largest}".encode()
+    coded = {"P2": lambda frame: " ".join(map(str, frame.ravel())).encode() + b"\n",
+             "P4": lambda frame: np.packbits(frame <= 120, axis=1).tobytes(),
+             "P5 16": lambda frame: (frame.astype(">u2") * 257).tobytes()}.get(kind, np.ndarray.tobytes)  # fmt: skip
+    (tmp_path / "clip.pnm").write_bytes(b"".join(header + coded(picture) for picture in pictures))
+    clip = read(tmp_path / "clip.pnm")
+    assert_alike(clip.images, shown, most=1)
+    assert all(map(math.isnan, clip.times_s)) and not catalogue.is_image(tmp_path / "clip.pnm")
+    (tmp_path / "clip.pnm").write_bytes(header + coded(pictures[0]))
+    assert len(read(tmp_path / "clip.pnm").images) == 1 and catalogue.is_image(tmp_path / "clip.pnm")
+
+
 def test_tiff_palettes_of_16_bits_and_of_8_where_16_belong(tmp_path):
     frame = speckle(1)[0]
     deep = np.stack([np.arange(65536, dtype=np.uint16)] * 3)

@@ -1,16 +1,18 @@
 """Files of one or more pictures: GIF, PNG, APNG, WebP, AVIF, JPEG, JPEG 2000, BMP, PNM through Pillow; for TIFF see tiff.py."""
 
 import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from stages.lib.clips.readers import pixels, tiff
+from stages.lib.clips.readers import pixels, several, tiff
 from stages.lib.clips.readers.recording import Frames, Recording, Unreadable
 
 Image.MAX_IMAGE_PIXELS = pixels.MOST_PX // 2  # Pillow refuses a picture of twice as many
@@ -36,9 +38,11 @@ def open_stack(file: Path) -> Recording:
         Unreadable: no picture can be made out.
     """
     with file.open("rb") as stream:
-        is_tiff = stream.read(4) in tiff.STARTS
+        start = stream.read(4)
+    if start[:1] == b"P" and several.holds_several(file):
+        return Recording(frames=partial(_appended, file))
     with _named():
-        return tiff.open_tiff(file) if is_tiff else _open_animation(file)
+        return tiff.open_tiff(file) if start in tiff.STARTS else _open_animation(file)
 
 
 @contextmanager
@@ -56,11 +60,11 @@ def _named() -> Iterator[None]:
 
 def _open_animation(file: Path) -> Recording:
     with Image.open(file, formats=KINDS) as image:
-        several = _count(image) > 1
-        if several:
+        moves = _count(image) > 1
+        if moves:
             image.load()  # WebP knows the duration only then
         duration_s = image.info.get("duration", 0) / 1000
-    return Recording(frames=partial(_shown, file), fps=1 / duration_s if duration_s else math.nan, timed=several)
+    return Recording(frames=partial(_shown, file), fps=1 / duration_s if duration_s else math.nan, timed=moves)
 
 
 def _count(image: Image.Image) -> int:
@@ -86,6 +90,21 @@ def _shown(file: Path) -> Frames:
             duration_s = image.info.get("duration", 0) / 1000
             yield time if duration_s else math.nan, partial(_array, image)
             time += duration_s
+
+
+def _appended(file: Path) -> Frames:
+    """The pictures of a file in which PNM pictures of one size follow each other."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        header, place = several.PNM.match(data)[0], 0
+        while place >= 0:
+            after = data.find(header, place + len(header))
+            yield math.nan, partial(_still, data[place : after if after >= 0 else len(data)])
+            place = after
+
+
+def _still(data: bytes) -> np.ndarray:
+    with Image.open(BytesIO(data), formats=["PPM"]) as image:
+        return _array(image)
 
 
 def _damaged() -> None:
