@@ -80,6 +80,8 @@ def _sampled(
     if not plausible(measured):
         notes.append(f"its time stamps give {measured:.6g} frames a second, which is not believed: {stated:g} taken")
         return sampling.sample(_steady(recording, stated, stamped=False), every_s, most), stated
+    if recording.leaps:
+        notes.append(f"its time stamps leap by a minute or more, {recording.leaps} times: the frame's length before is taken")
     if not believed and recording.untimed:
         said = "no frame rate" if math.isnan(recording.fps) else f"{recording.fps:.6g} frames a second, which is not believed"
         notes.append(f"its file states {said}: {stated:g} taken")
@@ -91,12 +93,14 @@ def _steady(recording: Recording, fps: float, stamped: bool) -> Frames:
 
     After a leap the time stamps count from there, and the frame's length is the last one: a leap spoils the rate of its file.
     """
-    recording.damaged, recording.untimed, time, start, step = 0, 0, -1 / fps, math.nan, 1 / fps
+    recording.damaged, recording.untimed, recording.leaps = 0, 0, 0
+    time, start, step = -1 / fps, math.nan, 1 / fps
     for stamp, decode in recording.frames():
         start = stamp - time - 1 / fps if math.isnan(start) else start  # the first time stamp that is there
         since = stamp - start
         believed, leaps = 0 < since - time < LEAP_S, abs(since - time) >= LEAP_S
         recording.untimed += not believed
+        recording.leaps += leaps
         if stamped and believed:
             step, time = since - time, since
         else:

@@ -30,7 +30,7 @@ class Recording:
         burned_in: whether the file says that names or dates are written into its pixels.
         bits: of each value in use, where the file says so and it matters.
         damaged: frames that could not be made out so far: those that a reader never yields, and those whose decoder fails.
-        untimed: frames so far whose time stamp is missing or impossible.
+        untimed: frames so far whose time stamp is missing or impossible; leaps: those whose time stamp leaps by a minute.
         names: file name of each frame, where a clip is a folder of images.
         files: other files that hold its pixels.
         shape: height and width of a frame as delivered, once one was decoded.
@@ -47,6 +47,7 @@ class Recording:
     bits: int | None = None
     damaged: int = 0
     untimed: int = 0
+    leaps: int = 0
     names: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     shape: tuple[int, int] | None = None
