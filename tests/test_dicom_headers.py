@@ -43,7 +43,12 @@ def opened(tmp_path, data):
      ({"FrameTimeVector": [0, 50, 50]}, 20, "it states the times of 3 frames, and that it has 12: the others follow evenly"),
      ({"FrameTimeVector": [50] * 11}, 20, "it states the times of 11 frames, and that it has 12: the others follow evenly"),
      ({"FrameTimeVector": [0] * 12}, None, ""), ({"FrameTimeVector": [0] * 12, "FrameTime": "50"}, 20, ""),
-     ({"FrameTimeVector": [0] + [50] * 5 + [100_000] + [50] * 5}, 20, "")],
+     ({"FrameTimeVector": [0] + [50] * 5 + [100_000] + [50] * 5}, 20,
+      "1 of its time stamps leap by a minute or more: the frame's length before is taken"),
+     ({"FrameTimeVector": [50 * number for number in range(12)], "CineRate": "20"}, 20,
+      "its FrameTimeVector holds the times of its frames in place of the steps between them: taken as such"),
+     ({"FrameTime": "50", "CineRate": "20", "RecommendedDisplayFrameRate": "60"}, 20,
+      "its header states 20, 20, 60 frames a second: the first is taken")],
 )  # fmt: skip
 def test_times_that_cannot_be_are_not_believed(tmp_path, elements, times, note):
     clip = opened(tmp_path, cine(FRAMES, **elements))

@@ -81,7 +81,7 @@ def _sampled(
         notes.append(f"its time stamps give {measured:.6g} frames a second, which is not believed: {stated:g} taken")
         return sampling.sample(_steady(recording, stated, stamped=False), every_s, most), stated
     if recording.leaps:
-        notes.append(f"its time stamps leap by a minute or more, {recording.leaps} times: the frame's length before is taken")
+        notes.append(f"{recording.leaps} of its time stamps leap by a minute or more: the frame's length before is taken")
     if not believed and recording.untimed:
         said = "no frame rate" if math.isnan(recording.fps) else f"{recording.fps:.6g} frames a second, which is not believed"
         notes.append(f"its file states {said}: {stated:g} taken")

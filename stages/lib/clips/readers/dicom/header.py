@@ -82,17 +82,32 @@ def frame_times(header: Dataset, notes: list[str]) -> tuple[float, list[float]]:
 
     The first of the four elements that can be is taken; the first of all where none can be.
     """
-    steps_ms = values(header, "FrameTimeVector")
-    rate_hz = times.frame_rate_hz(np.divide(steps_ms[1:], 1000))
     rates = [1000 / time_ms if (time_ms := _positive(header, "FrameTime")) else 0.0]
     rates += [_positive(header, name) for name in ("CineRate", "RecommendedDisplayFrameRate")]
     others = [rate for rate in rates if times.plausible(rate)] or [rate for rate in rates if rate]
+    steps_ms = _steps_ms(header, others, notes)
+    rate_hz = times.frame_rate_hz(np.divide(steps_ms[1:], 1000))
+    stated = [rate for rate in (rate_hz, *others) if times.plausible(rate)]
+    if stated and max(stated) > 2 * min(stated):
+        notes.append(f"its header states {', '.join(f'{rate:.4g}' for rate in stated)} frames a second: the first is taken")
     if rate_hz > 0 and (times.plausible(rate_hz) or not others):
         count = header.get("NumberOfFrames") or len(steps_ms)
         if count != len(steps_ms):
             notes.append(f"it states the times of {len(steps_ms)} frames, and that it has {count}: the others follow evenly")
         return rate_hz, list(np.cumsum([0, *steps_ms[1:]]) / 1000)
     return next(iter(others), math.nan), []
+
+
+def _steps_ms(header: Dataset, rates: list[float], notes: list[str]) -> list[float]:
+    """FrameTimeVector: how long after the one before each frame is; after the first, where that alone fits the other rates."""
+    steps_ms = values(header, "FrameTimeVector")
+    rises_ms = np.diff(steps_ms)
+    found = [times.frame_rate_hz(np.divide(steps, 1000)) for steps in (steps_ms[1:], rises_ms)]
+    fits = [bool(rates) and 0.8 < rate / rates[0] < 1.25 for rate in found]
+    if fits == [False, True] and min(rises_ms) > 0:
+        notes.append("its FrameTimeVector holds the times of its frames in place of the steps between them: taken as such")
+        return [0.0, *rises_ms.tolist()]
+    return steps_ms
 
 
 def values(header: Dataset, name: str) -> list[float]:
