@@ -5,7 +5,7 @@ classes the number of the patient's clips of that class, and how many of them ar
 """
 
 import numpy as np
-from scipy.special import betaincinv, ndtri, stdtrit
+from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 
 POWER = 0.8     # of detectable differences
 
@@ -121,6 +121,9 @@ def simultaneous(runs: list[np.ndarray], samples: int, confidence: float, seed: 
     As in Tukey's method, but with the joint distribution of the paired bootstrap: in a fraction `confidence` of the
     resamples no difference is further from its mean than so many of its SDs.
 
+    Few patients need more than that. P resampled patients of C classes scatter too little, by (P − C) / P in the variance, and
+    the SD is itself uncertain: a quantile of Student's t with P − C degrees of freedom takes the place of the normal one.
+
     Args:
         runs: the counts of K runs of the same patients.
 
@@ -136,4 +139,6 @@ def simultaneous(runs: list[np.ndarray], samples: int, confidence: float, seed: 
         spread[number, :number] = spread[:number, number] = deviation
         ratio = np.divide(np.abs(apart).T, deviation, out=np.zeros(apart.T.shape), where=deviation > 0)
         furthest = np.maximum(furthest, ratio.max(1, initial=0))
-    return spread, float(np.quantile(furthest, confidence))
+    patients, classes = runs[0].shape[1], (runs[0][0, :, :, 0].sum(0) > 0).sum()
+    freedom = max(1, patients - classes)
+    return spread * np.sqrt(patients / freedom), float(stdtrit(freedom, ndtr(np.quantile(furthest, confidence))))
