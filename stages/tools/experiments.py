@@ -17,7 +17,7 @@ class Configuration:
     parameters: flat name → value of every parameter that could change the scores, without the seeds.
     code: file or folder → checksum, of what the stages before the report depend on.
     runs: a mapping for each: names and revisions (one result may be listed under several), metrics, and `trainings`,
-        (seed of the pretraining, seed of the fine-tuning, fold seed) of each cross-validation.
+        (seed of the pretraining, seed of the fine-tuning, fold seed) of each cross-validation that no other run counts.
     """
 
     parameters: dict
@@ -57,8 +57,8 @@ class Configuration:
 def configurations(experiments: list[dict]) -> tuple[list[Configuration], list[dict]]:
     """Merge the experiments that have scores and differ in seeds only; also return the experiments without scores.
 
-    A result counts once if it is listed twice (the workspace and its commit), or if another result holds all of its
-    cross-validations (finetune.seeds [0] within [0, 1, 2]).
+    A result counts once if it is listed twice (the workspace and its commit), and so does a cross-validation that several
+    experiments hold (finetune.seeds [0] and [0, 1, 2], or [0, 1] and [1, 2]).
 
     Args:
         experiments: as `revisions.experiments` returns them.
@@ -116,7 +116,9 @@ def changed_parameters(experiment: dict, reference: dict) -> str:
 
 
 def _once(runs: list[dict]) -> list[dict]:
-    """Merge a run into another one that has the same result or holds all of its cross-validations."""
+    """Merge a run into another one that has the same result or holds all of its cross-validations. Of runs that share some of
+    them, the longest counts these. Equal lists with different results are two results.
+    """
     kept = []
     for run in sorted(runs, key=lambda run: -len(run["trainings"])):
         own = set(run["trainings"])
@@ -128,6 +130,10 @@ def _once(runs: list[dict]) -> list[dict]:
                 break
         else:
             kept.append(run)
+    lists = [set(run["trainings"]) for run in kept]
+    for place, run in enumerate(kept):
+        counted = set().union(*(other for other in lists[:place] if other != lists[place]))
+        run["trainings"] = [training for training in run["trainings"] if training not in counted]
     return kept
 
 

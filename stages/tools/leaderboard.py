@@ -93,17 +93,17 @@ def described(value: list | str) -> str:
 
 def column(task: str, members: list[Configuration], settings: dict) -> dict[int, dict]:
     """The cell of each configuration for one task, by the configuration's id."""
-    values = [one.mean(task, "balanced_accuracy") for one in members]
     tables = [pooled(task, one) for one in tqdm(members, desc=task, unit="configuration", disable=None)]
-    tested = against_best(values, tables, **settings)
+    centres = [centre(task, one, table) for one, table in zip(members, tables, strict=True)]
+    tested = against_best([mean for mean, _ in centres], tables, **settings)
     cells = {}
-    for one, value, table, test in zip(members, values, tables, tested, strict=True):
+    for one, (mean, spread), table, test in zip(members, centres, tables, tested, strict=True):
         low, high = (one.mean(task, f"balanced_accuracy_{end}") for end in ("low", "high"))
         if len(one.runs) > 1:                                        # no report has the interval of several experiments
             low = high = math.nan
             if isinstance(table, pd.DataFrame):
                 low, high = interval(outcome_counts(table, class_names(table)), settings["confidence"])
-        numbers = (value, one.spread(task, "balanced_accuracy"), low, high, one.mean(task, "frame_accuracy"),
+        numbers = (mean, spread, low, high, one.mean(task, "frame_accuracy"),
                    one.mean(task, "published_protocol_accuracy"), test["difference"], test["low"], test["high"],
                    test["detectable"])
         # a division that is given or leaves one patient out is the only one, whatever the fold seeds: the predictions tell
@@ -113,13 +113,28 @@ def column(task: str, members: list[Configuration], settings: dict) -> dict[int,
     return cells
 
 
+def centre(task: str, one: Configuration, table: pd.DataFrame | str) -> tuple[float, float]:
+    """Mean and SD of the balanced accuracy over all cross-validations.
+
+    Args:
+        table: the predictions; or a text that says why they are missing. Then the metrics stand for them, in which those of an
+            experiment cannot be told apart that another one counts.
+    """
+    if isinstance(table, str):
+        return one.mean(task, "balanced_accuracy"), one.spread(task, "balanced_accuracy")
+    values = pd.Series(balanced_accuracies(table))
+    return float(values.mean()), float(values.std())
+
+
 def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
     """The clip-level predictions of all cross-validations, numbered in `seed`; or a text that says why they are missing."""
-    tables = [scored(task, run) for run in one.runs]
+    counted = [run for run in one.runs if run["trainings"]]
+    tables = [scored(task, run) for run in counted]
     missing = [reason for reason in tables if isinstance(reason, str)]
     if missing:
         return missing[0]
-    parts = [part for table in tables for part in by_run(table)]
+    parts = [part for run, table in zip(counted, tables, strict=True) for part in by_run(table)
+             if set(part.get("seed", ())) <= {seed for _, seed, _ in run["trainings"]}]
     return pd.concat([part.assign(seed=number) for number, part in enumerate(parts)], ignore_index=True)
 
 
