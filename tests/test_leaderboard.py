@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from test_report import Page
 from test_scores import CLASSES, predictions
 
@@ -81,6 +82,17 @@ def test_a_result_that_is_listed_twice_counts_once():
     (one,), _ = experiments.configurations(found)
     assert [sorted(run["names"]) for run in one.runs] == [["main", "three", "workspace"], ["again"], ["other"]]
     assert len(one.trainings) == 5
+
+
+@pytest.mark.parametrize(("lists", "counted"), [
+    ([[0, 1], [1, 2]], [[0, 1], [2]]), ([[2, 3], [0, 1, 2]], [[0, 1, 2], [3]]),
+    ([[0, 1], [2, 3], [1, 2]], [[0, 1], [2, 3], []]),
+])
+def test_a_seed_of_two_lists_that_overlap_counts_once(lists, counted):
+    (one,), _ = experiments.configurations([made(str(own), finetune__seeds=own) for own in lists])
+    assert [[fine for _, fine, _ in run["trainings"]] for run in one.runs] == counted
+    assert sorted(sum(names([one]), [])) == sorted(map(str, lists))         # no experiment goes unnamed
+    assert one.mean("pocus", "balanced_accuracy") == pytest.approx(0.7)
 
 
 def test_what_cannot_change_a_score_splits_no_row():
@@ -161,6 +173,8 @@ def test_the_best_is_told_from_the_others_as_a_loop_tells_it():
         furthest = np.maximum(furthest, abs(apart - apart.mean()) / (apart.std() or 1))
     reach = np.quantile(furthest, 0.95)
     assert 2.1 < reach < 2.7        # Tukey's for four runs is 2.57, for two 1.96; two of these four are equal
+    freedom = len(parts) - len(CLASSES)
+    reach = stats.t.ppf(stats.norm.cdf(reach), freedom) * math.sqrt(len(parts) / freedom)       # as the patients are few
     ends = [[values[best] - value + sign * reach * deviation.get(frozenset({best, number}), 0)
              for number, value in enumerate(values)] for sign in (-1, 1)]
     for number, one in enumerate(found):
@@ -271,6 +285,19 @@ def test_the_interval_of_merged_seeds_is_the_bootstrap_of_their_mean(board):
     both = pd.concat([tables["a"].assign(seed=0), tables["b"].assign(seed=1)])
     expected = intervals.interval(scores.outcome_counts(both, CLASSES), SETTINGS["confidence"])
     assert csv[["low", "high"]].values[0].tolist() == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_overlapping_lists_of_seeds_score_as_one_list_of_all_seeds(board):
+    """Seeds 0, 1 and 1, 2, against the mean, SD and interval of the three."""
+    each = {seed: skilled(2.0, seed + 1).assign(seed=seed) for seed in range(3)}
+    lists = {"a": [0, 1], "b": [1, 2]}
+    tables = {name: pd.concat([each[seed] for seed in own], ignore_index=True) for name, own in lists.items()}
+    _, csv = board([made(name, finetune__seeds=own) for name, own in lists.items()], tables)
+    values = [comparison.balanced_accuracies(table).mean() for table in each.values()]
+    expected = intervals.interval(scores.outcome_counts(pd.concat(each.values()), CLASSES), SETTINGS["confidence"])
+    assert csv["n"].tolist() == [3] and len(set(values)) == 3
+    found = csv.loc[0, ["balanced_accuracy", "sd", "low", "high"]].tolist()
+    assert found == pytest.approx([statistics.mean(values), statistics.stdev(values), *expected], abs=5.1e-5)
 
 
 def test_a_given_division_is_one_cross_validation_whatever_the_fold_seeds(board):
