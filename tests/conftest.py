@@ -74,6 +74,12 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def default_stream():
+    """torch's default stream begins alike in every test, whatever the process has run before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def draw():
     """A random stream of the test's own."""
