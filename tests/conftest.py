@@ -14,6 +14,7 @@ import torch
 from project import Project, cloned, started
 
 from stages.lib.clips import store
+from stages.lib.networks import backbone
 
 CLIP_COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "height", "width", "frames_read", "frames_kept",
                 "frames_black", "frames_odd", "frames_damaged", "crop_uncertain", "notes", "burned_in", "checksum", "left_out"]
@@ -84,6 +85,12 @@ def default_stream():
 def draw():
     """A random stream of the test's own."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def single_precision(monkeypatch):
+    """Networks compute in single precision on any processor. In bfloat16 the size of a batch can change the third digit."""
+    monkeypatch.setattr(backbone, "autocast", lambda device: torch.autocast(device.type, enabled=False))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -193,26 +192,35 @@ def test_an_interrupted_run_ends_with_the_same_weights(us4, monkeypatch, method,
     assert not (us4 / "models/pretrain.unfinished").exists()
 
 
-RUN = "import json, sys; from stages import pretrain; pretrain.main(**json.loads(sys.argv[1]))"
+RUN = '''
+import json, os, signal, sys
+from stages import pretrain
+
+steps, real = iter(range(100)), pretrain.set_learning_rate
+
+def counted(*given):
+    if next(steps) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*given)
+
+pretrain.set_learning_rate = counted
+pretrain.main(**json.loads(sys.argv[1]))
+'''
 
 
 @pytest.mark.parametrize("method", ["ucl", "meta_uscl"])
 def test_a_run_killed_by_sigkill_goes_on_in_a_new_process(us4, monkeypatch, method):
-    """The whole of what moves: key encoder and queue, or weight network, its optimiser and its random stream."""
+    """In the second step of the third epoch. All that moves goes on: key encoder and bank, or weight network, its optimiser and
+    its random stream.
+    """
     monkeypatch.setenv("PYTHONPATH", str(Path(pretrain.__file__).parents[1]))
-    command = [sys.executable, "-c", RUN, json.dumps(SETTINGS | {"method": method, "epochs": 6})]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-c", RUN, json.dumps(SETTINGS | {"method": method, "epochs": 4})]
+    subprocess.run([*command, "-1"], check=True)
     weights, rows = result()
-    saved = us4 / "models/pretrain.unfinished"
-    with subprocess.Popen(command) as process:
-        started = time.monotonic()
-        while not saved.exists() or len(torch.load(saved, weights_only=True)["rows"]) < 2:
-            assert process.poll() is None and time.monotonic() - started < 300
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL and saved.exists()
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "of 6 epochs were done before; continuing" in again.stdout
+    assert subprocess.run([*command, "5"]).returncode == -signal.SIGKILL
+    assert len(torch.load("models/pretrain.unfinished", weights_only=True)["rows"]) == 2
+    again = subprocess.run([*command, "-1"], check=True, capture_output=True, text=True)
+    assert "2 of 4 epochs were done before; continuing" in again.stdout
     weights_again, rows_again = result()
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
     pd.testing.assert_frame_equal(rows, rows_again)
