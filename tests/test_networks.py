@@ -108,14 +108,14 @@ def test_a_size_that_does_not_fit_is_named_with_those_that_do(arch, size, fits):
     assert backbone.training and backbone.network.training
 
 
-def test_a_head_with_a_hidden_layer_has_torchvisions_names_and_drops_units_in_training_only():
+def test_a_head_with_a_hidden_layer_has_torchvisions_names_and_drops_units_in_training_only(single_precision):
     network = Classifier(Backbone("resnet18"), 3, hidden_width=8, dropout=0.5).eval()
     assert {"fc.0.weight", "fc.0.bias", "fc.3.weight", "fc.3.bias"} < set(network.weights())
     plain = torchvision.models.resnet18()
     plain.fc = torch.nn.Sequential(torch.nn.Linear(512, 8), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
     plain.load_state_dict(network.weights())
     frames = torch.rand(4, 1, 32, 32)
-    assert torch.allclose(network(frames), plain.eval()(frames.expand(-1, 3, -1, -1)), atol=2e-2)
+    assert torch.allclose(network(frames), plain.eval()(frames.expand(-1, 3, -1, -1)), atol=1e-5)
     assert torch.equal(network(frames), network(frames))
     network.linear.train()
     assert not torch.equal(network(frames), network(frames))

@@ -176,7 +176,7 @@ def test_pretrained_weights_are_those_of_the_file(toy):
 
 @pytest.mark.parametrize(("changes", "calibrated"), [({"trainable": "head"}, True), ({"trainable": "all"}, False),
                                                      ({"trainable": "head", "frozen_statistics": "updated"}, False)])
-def test_frozen_random_weights_have_the_statistics_of_the_enlarged_training_frames(changes, calibrated):
+def test_frozen_random_weights_have_the_statistics_of_the_enlarged_training_frames(changes, calibrated, single_precision):
     frames, seen = torch.from_numpy(discs(6)[0]).unsqueeze(1), []
     settings = {"init": "random", "input_px": 64} | changes
     net = recipe(**settings).network(frames).eval()
@@ -184,7 +184,7 @@ def test_frozen_random_weights_have_the_statistics_of_the_enlarged_training_fram
     with torch.no_grad():
         net([frame.expand(3, -1, -1) / 255 for frame in frames])
     mean, norm = seen[0].mean((0, 2, 3)), net.backbone.body.bn1
-    assert torch.allclose(norm.running_mean, mean if calibrated else torch.zeros(64), atol=0.02) and mean.abs().max() > 0.1
+    assert torch.allclose(norm.running_mean, mean if calibrated else torch.zeros(64), atol=1e-4) and mean.abs().max() > 0.1
 
 
 def test_the_loss_falls_and_all_that_is_to_train_does():
