@@ -17,7 +17,8 @@ class Configuration:
     parameters: flat name → value of every parameter that could change the scores, without the seeds.
     code: file or folder → checksum, of what the stages before the report depend on.
     runs: a mapping for each: names and revisions (one result may be listed under several), metrics, and `trainings`,
-        (seed of the pretraining, seed of the fine-tuning, fold seed) of each cross-validation that no other run counts.
+        (seed of the pretraining, seed of the fine-tuning, fold seed) of each cross-validation that no other run counts;
+        `counted`: the seeds of the fine-tuning that another one does.
     """
 
     parameters: dict
@@ -133,6 +134,7 @@ def _once(runs: list[dict]) -> list[dict]:
     lists = [set(run["trainings"]) for run in kept]
     for place, run in enumerate(kept):
         counted = set().union(*(other for other in lists[:place] if other != lists[place]))
+        run["counted"] = {seed for _, seed, _ in lists[place] & counted}
         run["trainings"] = [training for training in run["trainings"] if training not in counted]
     return kept
 

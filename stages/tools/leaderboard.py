@@ -128,13 +128,13 @@ def centre(task: str, one: Configuration, table: pd.DataFrame | str) -> tuple[fl
 
 def pooled(task: str, one: Configuration) -> pd.DataFrame | str:
     """The clip-level predictions of all cross-validations, numbered in `seed`; or a text that says why they are missing."""
-    counted = [run for run in one.runs if run["trainings"]]
-    tables = [scored(task, run) for run in counted]
+    runs = [run for run in one.runs if run["trainings"]]
+    tables = [scored(task, run) for run in runs]
     missing = [reason for reason in tables if isinstance(reason, str)]
     if missing:
         return missing[0]
-    parts = [part for run, table in zip(counted, tables, strict=True) for part in by_run(table)
-             if set(part.get("seed", ())) <= {seed for _, seed, _ in run["trainings"]}]
+    parts = [part for run, table in zip(runs, tables, strict=True) for part in by_run(table)
+             if not run["counted"] & set(part.get("seed", ()))]
     return pd.concat([part.assign(seed=number) for number, part in enumerate(parts)], ignore_index=True)
 
 
