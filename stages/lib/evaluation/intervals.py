@@ -100,29 +100,43 @@ def _resampled(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def paired_interval(
     first: np.ndarray, second: np.ndarray, samples: int, confidence: float, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval of the difference in balanced accuracy, second − first, over the same resamples of the patients."""
-    tail = (1 - confidence) / 2
+    """Percentile interval of the difference in balanced accuracy, second − first, over the same resamples of the patients.
+
+    Its tails are expanded for few patients, as Hesterberg (2015, The American Statistician 69, 371-386) does it: `_few`.
+    """
+    wider, freedom = _few(first)
+    tail = ndtr(wider * stdtrit(freedom, (1 - confidence) / 2))
     low, high = np.quantile(bootstrap(second, samples, seed) - bootstrap(first, samples, seed), [tail, 1 - tail])
     return float(low), float(high)
 
 
-def detectable_difference(first: np.ndarray, second: np.ndarray, samples: int, confidence: float, seed: int) -> float:
-    """The smallest true difference that these patients show with a power of POWER: (z(confidence) + z(power)) · its SD.
+def _few(counts: np.ndarray) -> tuple[float, int]:
+    """What few patients need more than a bootstrap: a factor of its SD, and degrees of freedom.
 
-    The SD is that of the paired bootstrap, so the answer holds for pairs of runs that agree as much as these two.
+    P resampled patients of C classes scatter too little, by (P − C) / P in the variance, and the SD is itself uncertain: a
+    quantile of Student's t with P − C degrees of freedom takes the place of the normal one.
     """
+    patients, classes = counts.shape[1], (counts[0, :, :, 0].sum(0) > 0).sum()
+    freedom = max(1, int(patients - classes))
+    return float(np.sqrt(patients / freedom)), freedom
+
+
+def detectable_difference(first: np.ndarray, second: np.ndarray, samples: int, confidence: float, seed: int) -> float:
+    """The smallest true difference that these patients show with a power of POWER: (t(confidence) + t(power)) · its SD.
+
+    The SD is that of the paired bootstrap, for few patients as `_few` says, so the answer holds for pairs of runs that agree as
+    much as these two.
+    """
+    wider, freedom = _few(first)
     spread = (bootstrap(second, samples, seed) - bootstrap(first, samples, seed)).std()
-    return float((ndtri((1 + confidence) / 2) + ndtri(POWER)) * spread)
+    return float(stdtrit(freedom, [(1 + confidence) / 2, POWER]).sum() * wider * spread)
 
 
 def simultaneous(runs: list[np.ndarray], samples: int, confidence: float, seed: int) -> tuple[np.ndarray, float]:
     """Intervals of the differences of all pairs of runs that hold together, so that the best may be chosen by its score.
 
     As in Tukey's method, but with the joint distribution of the paired bootstrap: in a fraction `confidence` of the
-    resamples no difference is further from its mean than so many of its SDs.
-
-    Few patients need more than that. P resampled patients of C classes scatter too little, by (P − C) / P in the variance, and
-    the SD is itself uncertain: a quantile of Student's t with P − C degrees of freedom takes the place of the normal one.
+    resamples no difference is further from its mean than so many of its SDs; for few patients wider, as `_few` says.
 
     Args:
         runs: the counts of K runs of the same patients.
@@ -139,6 +153,5 @@ def simultaneous(runs: list[np.ndarray], samples: int, confidence: float, seed: 
         spread[number, :number] = spread[:number, number] = deviation
         ratio = np.divide(np.abs(apart).T, deviation, out=np.zeros(apart.T.shape), where=deviation > 0)
         furthest = np.maximum(furthest, ratio.max(1, initial=0))
-    patients, classes = runs[0].shape[1], (runs[0][0, :, :, 0].sum(0) > 0).sum()
-    freedom = max(1, patients - classes)
-    return spread * np.sqrt(patients / freedom), float(stdtrit(freedom, ndtr(np.quantile(furthest, confidence))))
+    wider, freedom = _few(runs[0])
+    return spread * wider, float(stdtrit(freedom, ndtr(np.quantile(furthest, confidence))))
