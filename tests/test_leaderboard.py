@@ -152,6 +152,12 @@ def skilled(skill, seed=0):
     return table
 
 
+def test_a_best_run_without_predictions_is_compared_with_none():
+    found = comparison.against_best([0.9, 0.8], ["its predictions are not in the cache", skilled(6.0)], **SETTINGS)
+    assert [one["verdict"] for one in found] == ["highest; beyond noise above 0 of 1 others",
+                                                 "not tested: its predictions are not in the cache"]
+
+
 def test_the_best_is_told_from_the_others_as_a_loop_tells_it():
     """Every other run against the best; resampled here patient by patient, 5 % of the resamples have a wider pair."""
     tables = [skilled(0.0, 1), skilled(6.0, 2), skilled(5.0, 3), skilled(1.0, 4)]

@@ -140,7 +140,8 @@ def against_best(
     first = int(np.argmax(values))
     clips = [held_out(table) if isinstance(table, pd.DataFrame) else table for table in tables]
     same = [number for number, each in enumerate(clips) if each == clips[first] and not isinstance(each, str)]
-    spread, reach = intervals.simultaneous([_counts(tables[number]) for number in same], samples, confidence, seed)
+    if same:        # the best has predictions
+        spread, reach = intervals.simultaneous([_counts(tables[number]) for number in same], samples, confidence, seed)
     found = []
     for number, value in enumerate(values):
         numbers = {"difference": values[first] - value, "low": np.nan, "high": np.nan, "detectable": np.nan,
