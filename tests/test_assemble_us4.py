@@ -230,7 +230,7 @@ def test_the_seed_decides_the_split(sources):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"sources": []}, "assemble_us4.sources is .*at least 1"),
+        ({"sources": []}, "assemble_us4.sources is .*a list of length 1 or more"),
         ({"sources": ["lusms", "butterfly", "lusms"]}, "assemble_us4.sources is .*each value once"),
         ({"sources": ["clust"]}, "needs clust; .*add it to extract_frames.sources"),
         ({"held_out_fraction": 1.0}, "held_out_fraction is 1.0"),
