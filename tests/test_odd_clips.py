@@ -437,6 +437,17 @@ def test_black_of_a_tiff_whose_white_is_zero_has_the_bits_in_use(tmp_path):
     assert clip.facts["grey"] == "12 bits in use"
 
 
+def test_pages_of_eight_bits_beside_deep_ones_keep_their_own_black(tmp_path):
+    frames = speckle(4)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for number, frame in enumerate(frames):
+            stored = 4095 - frame.astype(np.uint16) * 16 if number < 2 else 255 - frame
+            tiff.write(stored, photometric="miniswhite", metadata=None)
+    clip = read(tmp_path / "a.tif")
+    assert clip.facts["frames_damaged"] == 0
+    assert_alike(clip.images, frames, most=1)
+
+
 def test_a_sixteen_bit_tiff_of_red_green_and_blue_in_one_number(tmp_path):
     frame = speckle(1)[0].astype(np.uint16)
     data = ((frame >> 3) << 11 | (frame >> 2) << 5 | frame >> 3).tobytes()
@@ -489,11 +500,11 @@ def test_the_frame_rate_of_an_ome_tiff(tmp_path, facts, fps):
     assert read(tmp_path / "a.tif").times_s == pytest.approx(np.arange(5) / fps, nan_ok=True)
 
 
-def test_tiff_pages_of_complex_values_and_of_bodies_are_no_pictures(tmp_path):
+def test_tiff_pages_of_complex_values_and_volumes_are_no_pictures(tmp_path):
     tifffile.imwrite(tmp_path / "iq.tif", np.stack(speckle(3)) * np.complex64(1 + 1j), photometric="minisblack")
-    body = np.stack(speckle(16))
-    tifffile.imwrite(tmp_path / "body.tif", body, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
-    for name, reason in (("iq", "complex values: no picture"), ("body", "its pages are bodies: save their slices as pages")):
+    volume = np.stack(speckle(16))
+    tifffile.imwrite(tmp_path / "volume.tif", volume, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
+    for name, reason in (("iq", "complex values: no picture"), ("volume", "its pages are volumes: save their slices as pages")):
         with pytest.raises(Unreadable, match=reason):
             read(tmp_path / f"{name}.tif")
 

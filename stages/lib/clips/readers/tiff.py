@@ -30,7 +30,7 @@ def open_tiff(file: Path) -> Recording:
     """The pages of the commonest size; thumbnails, masks and smaller copies are left out.
 
     Raises:
-        Unreadable: pages of bodies, or of values that are not read here.
+        Unreadable: pages of volumes, or of values that are not read here.
     """
     with TiffFile(file) as tiff:
         notes = []
@@ -68,7 +68,7 @@ def _require_pictures(pages: list[TiffPage]) -> None:
     if grey > 2:
         raise Unreadable(f"{grey} grey values a pixel: save them as pages, or as RGB")
     if any(page.axes not in ("YX", "YXS", "SYX") for page in pages):
-        raise Unreadable("its pages are bodies: save their slices as pages")
+        raise Unreadable("its pages are volumes: save their slices as pages")
     if any(page.dtype is not None and page.dtype.kind == "c" for page in pages):
         raise Unreadable("complex values: no picture, but raw echoes or the like")
 
@@ -140,8 +140,8 @@ def _black(pages: list[TiffPage]) -> int:
     """The value that is black where 0 is white: it has the bits in use, which can be fewer than are stored; 0 if unknown."""
     largest = 0
     for page in pages:
-        inverted = page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype.kind == "u" and page.dtype.itemsize > 1
-        if inverted and page.imagewidth * page.imagelength <= pixels.MOST_PX:
+        deep = page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype in (np.uint16, np.uint32)
+        if deep and page.imagewidth * page.imagelength <= pixels.MOST_PX:
             with suppress(Exception):  # a damaged page
                 largest = max(largest, int(page.asarray().max()))
     return largest and (1 << max(8, pixels.bits_in_use(largest))) - 1
@@ -172,7 +172,7 @@ def _luminance(page: TiffPage, values: np.ndarray, black: int) -> np.ndarray:
     whole = values.dtype.kind == "u" and isinstance(page.bitspersample, int)  # not of colours that differ in bits
     top = (1 << page.bitspersample) - 1 if whole else 0  # the largest whole number
     if kind == PHOTOMETRIC.MINISWHITE:
-        values = (black or top) - values if top else -values.astype(np.float32)
+        values = min(black or top, top) - values if top else -values.astype(np.float32)  # pages can differ in bits
     if 0 < top < 255:
         values = (values * (255 / top)).round().astype(np.uint8)
     if kind == PHOTOMETRIC.SEPARATED and values.ndim > 2 and values.shape[2] >= 4:  # cyan, magenta, yellow, black ink

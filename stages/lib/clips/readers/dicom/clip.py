@@ -30,7 +30,7 @@ def open_dicom(path: Path) -> Recording:
     with header.quiet(), pixel_data.opened(path) as data:
         if data.syntax in NAMES or data.syntax not in AllTransferSyntaxes:
             raise Unreadable(f"its transfer syntax, {NAMES.get(data.syntax, 'an unknown one')}, cannot be decoded: convert it")
-        notes = _of_a_body(data.header)
+        notes = _of_a_volume(data.header)
         tissue = regions.tissue(data.header, notes)
         fps, stamps = header.frame_times(data.header, notes)
         aspect, mm_per_px = regions.scale(data.header, tissue.entry, notes)
@@ -67,11 +67,11 @@ def _frames(path: Path, clip: Recording, stamps: list[float], shown: np.ndarray 
         clip.damaged += max(0, int(data.header.get("NumberOfFrames") or 0) - number - 1)
 
 
-def _of_a_body(elements: Dataset) -> list[str]:
-    """What the user must hear of the slices of a body.
+def _of_a_volume(elements: Dataset) -> list[str]:
+    """What the user must hear of the slices of a volume.
 
     Raises:
-        Unreadable: bodies over time, or slices that show different things.
+        Unreadable: volumes over time, or slices that show different things.
     """
     if elements.get("SOPClassUID") != EnhancedUSVolumeStorage:
         return []
