@@ -827,3 +827,11 @@ def test_links_in_a_circle_end_and_are_named(workspace, monkeypatch):
     reasons = pd.Series(clips["left_out"].to_numpy(), clips["clip"])
     assert reasons["Reg/Cov-top"] == "a link back to a folder above it"
     assert "missing" in reasons["Cov-self"]
+
+
+@pytest.mark.parametrize("top", [16, 160, 255, 1600])
+def test_colours_of_a_pnm_picture_have_the_range_that_it_states(tmp_path, top):
+    values = np.random.default_rng(0).integers(0, top + 1, (20, 30, 3), np.uint16)
+    Path(tmp_path / "a.ppm").write_bytes(b"P6 30 20 %d\n" % top + values.astype(np.uint8 if top < 256 else ">u2").tobytes())
+    expected = values @ [0.299, 0.587, 0.114] * 255 / top
+    assert_alike(read(tmp_path / "a.ppm").images, [expected], most=1)

@@ -77,7 +77,7 @@ def _shown(file: Path) -> Frames:
     with _named(), Image.open(file, formats=KINDS) as image:
         begin = 1 if image.info.get("default_image") else 0  # of an APNG for programs that show no animation
         time, count = 0.0, _count(image)
-        if count == 1 and image.mode in ("LA", "RGB", "RGBA") and any("16" in str(tile.args) for tile in image.tile):
+        if count == 1 and image.mode in ("LA", "RGB", "RGBA") and any(";16" in str(tile.args) for tile in image.tile):
             yield math.nan, partial(_deep_colours, file, image.getexif().get(ORIENTATION, 1))
             return
         for number in range(begin, count):
