@@ -141,7 +141,7 @@ def _join(folder: Path, clips: list[dict], size_px: int) -> tuple[int, int]:
     save = {"encoding": "utf-8", "errors": "backslashreplace"}
     table = pd.DataFrame(rows, columns=["clip", "frame", "time_s"]).round({"time_s": 4})
     table.to_csv(folder / "frames.csv", index_label="row", **save)
-    pd.DataFrame(clips).to_csv(folder / "clips.csv", index=False, **save)
+    pd.DataFrame(clips).replace("\r", " ", regex=True).to_csv(folder / "clips.csv", index=False, **save)
     return len(kept), len(rows)
 
 

@@ -46,8 +46,9 @@ def clips(folder: Path) -> pd.DataFrame:
 
 def _rows(folder: Path, path: Path, lines: list[dict], secret: bytes) -> list[dict]:
     """A line of the table for each line of clips.csv that names a file: one without entries, where none does."""
-    patient, ultrasound = dicom_patient.identity(path, secret) if path.is_file() else ("", True)
-    reason = "" if not path.exists() or dicom_patient.is_dicom(path) else "not a DICOM file"
+    dicom = dicom_patient.is_dicom(path)
+    patient, ultrasound = dicom_patient.identity(path, secret) if dicom else ("", True)
+    reason = "" if dicom or not catalogue.may_be_read(path) else "not a DICOM file"
     reason = reason or ("" if ultrasound else "not ultrasound: it has another modality")
     return [catalogue.row(folder, path, line.get("label", ""), line.get("patient") or patient, line.get("subset", ""),
                           reason or line.get("left_out", ""), line.get("clip") or _below(folder, path),

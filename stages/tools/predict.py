@@ -127,7 +127,7 @@ def split(clip: Path, top: Path, recording: bool) -> list[Path]:
     images = catalogue.images(clip)
     names = {image.stem for image in images}
     masks = {image for image in images if (match := re.fullmatch(MASK, image.stem)) and match[1] in names}
-    return [clip] if recording and not masks else [image for image in images if image not in masks]
+    return [clip] if not images or (recording and not masks) else [image for image in images if image not in masks]
 
 
 def prepared(frames: np.ndarray, facts: dict) -> torch.Tensor:

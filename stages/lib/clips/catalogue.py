@@ -2,12 +2,12 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from stages.lib.clips import lists
 from stages.lib.clips.readers.several import holds_several
 from stages.lib.params import UserError, require
 
@@ -47,10 +47,15 @@ def recordings(folder: Path) -> list[Path]:
 
     Returns:
         Files that hold a clip; folders that hold images, `folder` itself included; and files of any other kind but notes,
-        tables and licences, as well as links back to a folder above: those are no clips, but the user must hear of them.
+        tables and licences, links back to a folder above, and folders that may not be read: those are no clips, but the user
+        must hear of them.
     """
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+
+    def locked(error: OSError) -> None:
+        found.extend([Path(error.filename)] if isinstance(error, PermissionError) else [])
+
+    for place, folders, names in os.walk(folder, onerror=locked, followlinks=True):
         kept = [name for name in folders if not name.startswith(".") and Path(place, name) != folder / "crops"]
         below = [Path(place, name) for name in kept]    # crops/ holds the masks that crops.csv names
         back = [_leads_back(path) for path in below]
@@ -72,15 +77,16 @@ def by_class(folder: Path, labels: tuple[str, ...]) -> Iterator[tuple[Path, str,
         place = path.relative_to(folder).parts
         label = place[0] if place and place[0] in labels else ""
         reason = "" if label else f"label unknown: not in one of the folders {', '.join(labels)}"
-        for clip in images(path) if path.is_dir() and len(place) < 2 else [path]:
+        inside = images(path) if len(place) < 2 and may_be_read(path) and path.is_dir() else []
+        for clip in inside or [path]:
             yield clip, label, reason
 
 
-def listed(lists: list[Path], folder: Path, labels: dict[str, str]) -> list[tuple[Path, str, str]]:
+def listed(tables: list[Path], folder: Path, labels: dict[str, str]) -> list[tuple[Path, str, str]]:
     """Images of `folder` with the labels that lists of lines `file,number` give them.
 
     Args:
-        lists: csv files without a header.
+        tables: csv files without a header.
         labels: number → label.
 
     Returns:
@@ -91,7 +97,7 @@ def listed(lists: list[Path], folder: Path, labels: dict[str, str]) -> list[tupl
     """
     there = files(folder)
     found = []
-    for path in lists if there else []:
+    for path in tables if there else []:
         try:
             entries = pd.read_csv(path, names=["file", "number"], dtype=str, keep_default_na=False)
         except (FileNotFoundError, ValueError) as error:
@@ -100,7 +106,7 @@ def listed(lists: list[Path], folder: Path, labels: dict[str, str]) -> list[tupl
             reason = "" if number in labels else f"label {number!r} in {path.name} is none of {', '.join(labels)}"
             found.append((folder / name, labels.get(number, ""), reason))
     known = {path for path, _, _ in found}
-    return found + [(path, "", f"label unknown: no line in {lists[0].name}") for path in there if path not in known]
+    return found + [(path, "", f"label unknown: no line in {tables[0].name}") for path in there if path not in known]
 
 
 def row(
@@ -114,12 +120,20 @@ def row(
     fps: float = float("nan"),
 ) -> dict:
     """A line of the table; `clip`, the id, is the path below `folder` if not given."""
-    if not left_out and not os.path.exists(path):
-        left_out = "the file is missing, or its folder may not be read"
+    if not left_out and not may_be_read(path):
+        there = os.path.exists(path)
+        left_out = f"{'it' if there else 'the file is missing, or its folder'} may not be read"
+    if not left_out and "\r" in str(path):
+        left_out = "its name holds a line break, by which tables would end a line: rename it"
     if not left_out and _leads_back(path):
         left_out = "a link back to a folder above it"
     clip = clip or path.relative_to(folder).as_posix()
     return dict(zip(COLUMNS, (clip, path.as_posix(), patient, label, subset, fps, left_out), strict=True))
+
+
+def may_be_read(path: Path) -> bool:
+    """Whether a path is a file that may be read, or a folder whose files may be listed and opened."""
+    return os.access(path, os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK)
 
 
 def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
@@ -155,27 +169,12 @@ def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
     double = kept[kept["clip"].duplicated(keep=False)]["path"].tolist()
     require(not double, f"{' and '.join(double[:2])} have the same clip id; in {folder} each clip needs an id of its own")
     for column in ("patient", "label"):
-        alike = ["; ".join(names) for names in spellings(clips[column])]
+        alike = ["; ".join(names) for names in lists.spellings(clips[column])]
         if alike:
             more = f" and {len(alike) - 5} more" if len(alike) > 5 else ""
             print(f"{folder}: these {column}s differ only in capitals, blanks, leading zeros, '.0' or how a letter is encoded, "
                   f"and count as different: {' | '.join(alike[:5])}{more}; write them alike if they are the same")
     return clips
-
-
-def spellings(names: pd.Series) -> list[list[str]]:
-    """Names that differ only in capitals, blanks, leading zeros of their numbers, a final `.0`, how a letter is encoded, or in
-    characters that are not seen: those of each group, sorted.
-    """
-    names = pd.Series(sorted(set(names) - {""}), dtype=object)
-    plain = names.map(_seen).str.casefold().str.removesuffix(".0").str.replace(r"(?<![\d.])0+(?=\d)", "", regex=True)
-    return [group.tolist() for _, group in names.groupby(plain) if len(group) > 1]
-
-
-def _seen(name: str) -> str:
-    """The letters of a name that are seen, each in one encoding."""
-    return "".join(letter for letter in unicodedata.normalize("NFKC", name)
-                   if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
 def _listed_again(clips: pd.DataFrame) -> pd.Series:
@@ -196,4 +195,4 @@ def _leads_back(path: Path) -> bool:
 
 
 def _is_note(path: Path) -> bool:
-    return path.suffix.lower() in NOTES or path.stem.upper() in {"LICENSE", "LICENCE", "README", "CITATION"}
+    return path.suffix.lower() in NOTES or path.stem.upper() in {"LICENSE", "LICENCE", "README", "CITATION", "ICON\r"}

@@ -86,6 +86,15 @@ def plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def spellings(names: pd.Series) -> list[list[str]]:
+    """Names that differ only in capitals, blanks, leading zeros of their numbers, a final `.0`, how a letter is encoded, or in
+    characters that are not seen: those of each group, sorted.
+    """
+    names = pd.Series(sorted(set(names) - {""}), dtype=object)
+    plain = names.map(_seen).str.casefold().str.removesuffix(".0").str.replace(r"(?<![\d.])0+(?=\d)", "", regex=True)
+    return [group.tolist() for _, group in names.groupby(plain) if len(group) > 1]
+
+
 def frame_rate(text: str, place: str) -> float:
     """The number, with a decimal point or comma; NaN if there is none."""
     low, high = FRAMES_PER_SECOND
@@ -95,6 +104,12 @@ def frame_rate(text: str, place: str) -> float:
         raise UserError(f"{place}: fps is {text!r}; it must be a number, or empty") from None
     require(not text.strip() or low <= rate <= high, f"{place}: fps is {text!r}; it must be {low:g} to {high:g}, or empty")
     return rate
+
+
+def _seen(name: str) -> str:
+    """The letters of a name that are seen, each in one encoding."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", name)
+                   if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
 def _text(path: Path) -> str:

@@ -16,6 +16,8 @@ def holds_several(path: Path) -> bool:
     where the file cannot be read.
     """
     try:
+        if not path.is_file():  # a pipe would never end
+            return False
         with path.open("rb") as file:
             start = file.read(4096)
             if start.startswith(PNG):

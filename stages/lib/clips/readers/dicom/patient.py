@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
+from stages.lib.clips import catalogue
 from stages.lib.clips.readers.dicom import header
 from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.params import UserError, require
@@ -37,8 +38,8 @@ def salt(folder: Path) -> bytes:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is a DICOM file, by its first bytes."""
-    if not path.is_file():
+    """Whether a path is a DICOM file that may be read, by its first bytes."""
+    if not (catalogue.may_be_read(path) and path.is_file()):
         return False
     with path.open("rb") as file:
         return header.is_dicom(file.read(132))
