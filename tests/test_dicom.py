@@ -133,6 +133,18 @@ def test_every_photometric_interpretation(tmp_path, syntax, kind):
     assert clip.facts["notes"] == "" and clip.facts["frames_damaged"] == 0
 
 
+@pytest.mark.parametrize("stored", [12, 16])
+@pytest.mark.parametrize("low", [0, -1000])
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_one_bit_of_signed_values_is_the_sign(tmp_path, stored, low, kind):
+    values = np.random.default_rng(0).integers(low, 1 << 11, (2, 48, 64)).astype(np.int16)
+    data = cine(values, photometric=kind, BitsStored=stored, HighBit=stored - 1, PixelRepresentation=1)
+    clip = read(save(data, tmp_path / "a"))
+    shown = (-values if kind == "MONOCHROME1" else values).astype(int)
+    bottom, top = (shown.min(), shown.max()) if shown.min() < 0 else (0, (1 << 11) - 1)
+    assert_alike(clip.images, (shown - bottom) * 255 / (top - bottom))
+
+
 def palette(data):
     """With tables that turn 255 into black and 0 into white."""
     for colour in ("Red", "Green", "Blue"):

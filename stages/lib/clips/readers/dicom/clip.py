@@ -46,7 +46,8 @@ def open_dicom(path: Path) -> Recording:
             clip.frames = partial(_of_video, stream, clip, shown)
             return clip
         stored, allocated = data.header.BitsStored, data.header.BitsAllocated
-        clip.bits = stored if stored < allocated and data.header.PhotometricInterpretation != "PALETTE COLOR" else None
+        known = stored < allocated and data.header.PhotometricInterpretation != "PALETTE COLOR"
+        clip.bits = stored - data.header.PixelRepresentation if known else None  # of signed values one bit is the sign
         clip.frames = partial(_frames, path, clip, stamps, tissue.shown)
         if data.length < (1 if data.syntax.is_encapsulated else pixel_data.frame_bytes(data.header)):
             raise Unreadable("its pixel data are cut off: not one whole frame")

@@ -31,7 +31,7 @@ class Decoder:
         self.options = as_pixel_options(data.header, pixel_keyword="PixelData", pixel_vr=data.representation)
         self.kind, self.shift, stored = data.header.PhotometricInterpretation, 0, data.header.BitsStored
         self.palette = _palette(data.header) if self.kind == "PALETTE COLOR" else None
-        self.top = (1 << stored) - 1  # black, where 0 is white
+        self.top = -1 if data.header.PixelRepresentation else (1 << stored) - 1  # less the value, where 0 is white
         if not data.syntax.is_encapsulated:
             self.shift = data.header.HighBit + 1 - stored  # values in the upper bits, of which pydicom knows nothing
             self.options["bits_stored"] = stored + self.shift
