@@ -392,6 +392,10 @@ def test_the_hash_hangs_on_the_salt_alone(archive, monkeypatch):
     (archive.parent / "dicom_salt.txt").unlink()
     second = dicom.clips(archive).set_index("clip")["patient"]
     assert first["IM3"] != second["IM3"]
+    for content in ("", "short\n"):                             # as after a full disk
+        (archive.parent / "dicom_salt.txt").write_text(content)
+        with pytest.raises(UserError, match=f"dicom_salt.txt has {len(content.strip())} characters; write 16 or more into it"):
+            dicom.clips(archive)
     monkeypatch.setenv("SONOPAIR_SALT", "sixteen letters and more")
     assert dicom.clips(archive).set_index("clip")["patient"]["IM3"] == dicom.clips(archive).set_index("clip")["patient"]["IM3"]
     monkeypatch.setenv("SONOPAIR_SALT", "short")

@@ -21,7 +21,7 @@ def salt(folder: Path) -> bytes:
     """The secret that makes the hashes of a source's folder: SONOPAIR_SALT, or else <folder>_salt.txt, made at the first run.
 
     Raises:
-        UserError: SONOPAIR_SALT is too short, or the file cannot be read or written.
+        UserError: the salt is too short, or the file cannot be read or written.
     """
     given = os.environ.get("SONOPAIR_SALT", "")
     require(not given or len(given) >= LEAST_SALT, f"SONOPAIR_SALT has {len(given)} characters; give {LEAST_SALT} or more")
@@ -32,9 +32,12 @@ def salt(folder: Path) -> bytes:
         if not path.exists():
             path.touch(mode=0o600)
             path.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
-        return path.read_bytes().strip()
+        secret = path.read_bytes().strip()
     except OSError as error:
         raise UserError(f"{path} cannot be read or written ({error.strerror}); set SONOPAIR_SALT to a secret text") from None
+    require(len(secret) >= LEAST_SALT, f"{path} has {len(secret)} characters; write {LEAST_SALT} or more into it, or "
+            "remove it, so that the next run makes one")
+    return secret
 
 
 def is_dicom(path: Path) -> bool:
