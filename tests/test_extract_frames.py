@@ -472,6 +472,16 @@ def test_white_may_be_any_usual_number_in_a_mask(breasts, white, kind):
     assert np.array_equal(extract_breast()[1], expected) and expected.any()
 
 
+@pytest.mark.parametrize("factor", [5, 40])
+def test_masks_of_an_image_that_is_shrunk_when_it_is_read(breasts, factor):
+    _, expected = extract_breast()
+    for path in breasts.rglob("*.png"):
+        cv2.imwrite(str(path), np.kron(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.ones((factor, factor), np.uint8)))
+    data, masks = extract_breast()
+    assert (data.clip_table["height"] == 80 * factor).all() == (factor == 5) and (data.clip_table["left_out"] == "").all()
+    assert np.mean(masks != expected) < 0.02 and expected.any()
+
+
 def test_numbers_of_classes_are_no_mask(breasts):
     path = breasts / "benign/benign (1)_mask.png"
     cv2.imwrite(str(path), (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8) * 2)

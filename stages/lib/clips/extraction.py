@@ -12,7 +12,7 @@ import numpy as np
 from stages.lib.clips import catalogue, fan, sampling, store
 from stages.lib.clips.crop import choice, sheet, text
 from stages.lib.clips.crop.given import Given
-from stages.lib.clips.readers import kinds, reading
+from stages.lib.clips.readers import kinds, pixels, reading
 from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.running.cache import Cache, pack, unpack
 
@@ -135,7 +135,7 @@ def _kept(clip: reading.Clip, wanted: Wanted) -> tuple[dict, dict[str, np.ndarra
     facts["burned_in"] = clip.facts["burned_in"] or ("text" if text.found(kept, area) else "")
     arrays = {"frames": np.stack([squares[index] for index in chosen])}
     if masks:
-        arrays["masks"] = lesions(masks, clip.images[0].shape, cut)[None]
+        arrays["masks"] = lesions(masks, clip, cut)[None]
     rows = [(clip.numbers[index], clip.times_s[index]) for index in chosen]
     return facts | {"frames_kept": len(chosen), "rows": rows}, arrays
 
@@ -145,7 +145,7 @@ def _picture(area: fan.Fan, images: list[np.ndarray]) -> dict[str, str]:
     return {"picture": sheet.picture(images, area)}
 
 
-def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarray:
+def lesions(masks: list[Path], clip: reading.Clip, cut: fan.Cut) -> np.ndarray:
     """The masks, cropped and scaled as their image, in one: 0, or the number of the lesion that covers half of the pixel.
 
     Lesions count from 1 in the order of their files; where two overlap, the later one has the pixel. uint8 [size_px, size_px].
@@ -156,14 +156,14 @@ def lesions(masks: list[Path], shape: tuple[int, int], cut: fan.Cut) -> np.ndarr
     numbers = np.zeros((cut.size_px, cut.size_px), np.uint8)
     for number, path in enumerate(masks, 1):
         mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-        if mask is None or mask.shape != shape:
+        if mask is None or mask.shape != clip.shape:
             raise ValueError(f"its mask {path.name} is damaged or not of the image's size")
         white = int(mask.max())
         threshold = 0 if white <= 1 else 127 if white <= 255 else 32767  # some programs write 1 for white
         if 1 < white <= threshold:
             raise ValueError(f"its mask {path.name} is neither white on black nor 1 on 0: its largest value is {white}")
         binary = np.where(mask > threshold, 255, 0).astype(np.uint8)
-        numbers[cut(binary) > 127] = number
+        numbers[cut(pixels.scaled(binary, *clip.images[0].shape)) > 127] = number
     return numbers
 
 

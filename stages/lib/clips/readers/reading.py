@@ -19,7 +19,8 @@ LEAP_S = 60  # so is a time stamp this far from the one before it
 
 class Clip(NamedTuple):
     """images: T x uint8 [H, W], all of one size on square pixels; numbers and times_s of each in the recording; `facts` for
-    clips.csv; region: left, top, width, height of the tissue, where the file states it; files: others that hold its pixels."""
+    clips.csv; region: left, top, width, height of the tissue, where the file states it; files: others that hold its pixels;
+    shape: height and width of the pictures before they were put on square pixels or shrunk."""
 
     images: list[np.ndarray]
     numbers: list[int]
@@ -27,6 +28,7 @@ class Clip(NamedTuple):
     facts: dict
     region: tuple[int, int, int, int] | None
     files: list[Path]
+    shape: tuple[int, int] | None
 
 
 def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -> Clip:
@@ -53,7 +55,8 @@ def read(path: Path, fps: float, rate_hz: float, most: int, assumed_hz: float) -
         down, right = height / recording.shape[0], width / recording.shape[1]
         facts |= {"height": height, "width": width, "mm_per_px": round(recording.mm_per_px / down, 6)}
         region = region and tuple(round(side * scale) for side, scale in zip(region, (right, down) * 2, strict=True))
-    return Clip(images, [frame.number for frame in frames], [frame.time_s for frame in frames], facts, region, recording.files)
+    numbers, times_s = [frame.number for frame in frames], [frame.time_s for frame in frames]
+    return Clip(images, numbers, times_s, facts, region, recording.files, recording.shape)
 
 
 def _sampled(
