@@ -313,3 +313,8 @@ def test_natural_order():
     names = ["frame 10.png", "frame 2.png", "frame 1.png", "2_frame.png", "Frame.png"]
     ordered = [path.name for path in sorted(map(Path, names), key=catalogue.natural)]
     assert ordered == ["2_frame.png", "Frame.png", "frame 1.png", "frame 2.png", "frame 10.png"]
+
+
+def test_jpegs_of_any_usual_ending_are_images(tmp_path):
+    make(tmp_path, ["a.jpg", "b.JPEG", "c.jfif", "d.jpe"])
+    assert [path.name for path in catalogue.images(tmp_path)] == ["a.jpg", "b.JPEG", "c.jfif", "d.jpe"]
