@@ -13,7 +13,7 @@ from test_fan import film, sector
 
 from stages import extract_frames
 from stages.lib.clips import catalogue, fan, store
-from stages.lib.clips.crop import given, sheet, text
+from stages.lib.clips.crop import choice, given, sheet, text
 from stages.lib.params import UserError
 
 CLIPS = ["convex/a.mp4", "convex/b.mp4", "linear/c.mp4"]
@@ -232,3 +232,13 @@ def test_the_folder_of_masks_holds_no_clips(workspace):
         cv2.imwrite(str(workspace / "raw" / path), np.full((8, 8), 255, np.uint8))
     found = [path.relative_to(workspace / "raw").as_posix() for path in catalogue.recordings(workspace / "raw")]
     assert found == ["Cov1", "Reg1/crops"]
+
+
+@pytest.mark.parametrize("drawn", ["grey", "deep", "hidden"])
+def test_a_given_mask_in_any_usual_form(tmp_path, drawn):
+    white = np.zeros((60, 80), np.uint8)
+    white[10:50, 20:70] = 255
+    hidden = np.dstack([np.full_like(white, 255)] * 3 + [white])                # white, but transparent around the fan
+    cv2.imwrite(str(tmp_path / "a.png"), {"grey": white, "deep": white.astype(np.uint16) * 257, "hidden": hidden}[drawn])
+    area = choice.choose([np.full((60, 80), 90, np.uint8)], given.Given(None, tmp_path / "a.png"))
+    assert area.box == (20, 10, 50, 40) and (area.mask == 255).all()

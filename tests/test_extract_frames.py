@@ -472,6 +472,15 @@ def test_white_may_be_any_usual_number_in_a_mask(breasts, white, kind):
     assert np.array_equal(extract_breast()[1], expected) and expected.any()
 
 
+def test_what_is_transparent_is_no_part_of_a_mask(breasts):
+    """As in masks that are white everywhere and hide all but the lesion."""
+    _, expected = extract_breast()
+    for path in (breasts / "benign").glob("*_mask*.png"):
+        alpha = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), np.dstack([np.full_like(alpha, 255)] * 3 + [alpha]))
+    assert np.array_equal(extract_breast()[1], expected) and expected.any()
+
+
 @pytest.mark.parametrize("factor", [5, 40])
 def test_masks_of_an_image_that_is_shrunk_when_it_is_read(breasts, factor):
     _, expected = extract_breast()

@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from stages.lib.clips import catalogue, fan, sampling, store
 from stages.lib.clips.crop import choice, sheet, text
 from stages.lib.clips.crop.given import Given
-from stages.lib.clips.readers import kinds, pixels, reading
+from stages.lib.clips.readers import kinds, pixels, reading, stack
 from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.running.cache import Cache, pack, unpack
 
@@ -155,7 +154,7 @@ def lesions(masks: list[Path], clip: reading.Clip, cut: fan.Cut) -> np.ndarray:
     """
     numbers = np.zeros((cut.size_px, cut.size_px), np.uint8)
     for number, path in enumerate(masks, 1):
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+        mask = stack.mask(path)
         if mask is None or mask.shape != clip.shape:
             raise ValueError(f"its mask {path.name} is damaged or not of the image's size")
         white = int(mask.max())

@@ -9,6 +9,7 @@ import numpy as np
 from stages.lib.clips.crop import detection, scenes
 from stages.lib.clips.crop.given import Given
 from stages.lib.clips.fan import Fan
+from stages.lib.clips.readers import pixels, stack
 
 COLUMNS = {"crop": "", "crop_left": 0, "crop_top": 0, "crop_width": 0, "crop_height": 0, "crop_uncertain": "", "frames_odd": 0}
 
@@ -44,7 +45,8 @@ def _given(given: Given, shape: tuple[int, int]) -> Fan:
     """The user's box, or the lit part of the user's mask, as a fan of kind `given`."""
     height, width = shape
     if given.mask:
-        mask = cv2.imread(str(given.mask), cv2.IMREAD_GRAYSCALE)
+        drawn = stack.mask(given.mask)
+        mask = drawn if drawn is None else pixels.to_8_bits([drawn])[0][0]
         if mask is None or mask.shape != shape or mask.max() <= 127:
             what = "cannot be read" if mask is None else "is black" if mask.shape == shape else "has another size"
             raise ValueError(f"crops.csv: {Path(given.mask).name} {what}; it must be white on black, {width} × {height} px")

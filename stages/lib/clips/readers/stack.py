@@ -3,7 +3,7 @@
 import math
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -29,6 +29,13 @@ def first(file: Path) -> np.ndarray:
     frames = open_stack(file).frames()  # kept until the end: it holds the file open
     _, decode = next(frames)
     return decode()
+
+
+def mask(file: Path) -> np.ndarray | None:
+    """As `first`, but None where the file is missing or damaged. What is transparent is no part of a mask."""
+    with suppress(Unreadable), _named():
+        return first(file)
+    return None
 
 
 def open_stack(file: Path) -> Recording:
