@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -467,9 +468,21 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory) -> Path:
+    """A finished run with its report; tests copy it."""
+    folder = tmp_path_factory.mktemp("reported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_run(CLASSES)
+        report.main(**parameters())
+    return folder
+
+
 @pytest.mark.parametrize("sentence", MISTAKES)
-def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(run, sentence):
-    report.main(**parameters())
+def test_mistakes_get_a_sentence_and_leave_the_last_report_whole(reported, tmp_path, monkeypatch, sentence):
+    shutil.copytree(reported, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in [*Path("reports").glob("*.*"), *Path("reports/plots").iterdir()]}
     MISTAKES[sentence]()
     with pytest.raises(UserError, match=re.escape(sentence)):
