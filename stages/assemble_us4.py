@@ -7,7 +7,7 @@ writes  data/us4/frames.npy             uint8 [N, size_px, size_px]
                                         and the geometry of the fan (stages/lib/clips/fan.py)
         reports/us4_audit.csv           source, outcome, reason, clip, copy_of, distance, clips, frames, patients, labels: for
                                         each source a line for all clips that train and one for those held out; then a line
-                                        for each clip with something to know, by OUTCOMES of audit.py
+                                        for each clip with something to report, by OUTCOMES of audit.py
 """
 
 from pathlib import Path

@@ -165,7 +165,7 @@ def test_a_list_that_contradicts_the_file_is_believed_and_told_of(tmp_path):
     write_av(tmp_path / "a.mp4", speckle(6), fps=25)
     assert read(tmp_path / "a.mp4", fps=30.0).facts["notes"] == ""
     assert read(tmp_path / "a.mp4", fps=500.0).facts["notes"] == (
-        "its file states 25 frames a second, the list of clips 500, which is taken")
+        "its file states 25 frames a second, the list of clips 500: the list is used")
 
 
 def test_only_sound_only_a_list_and_no_video_get_their_reason(tmp_path):

@@ -83,8 +83,8 @@ class Method(ContrastiveMethod):
         without = int((~near.any(1)).sum())
         if without > len(near) / 10:
             print(f"warning: {without} of {len(near)} training clips have no two kept frames within {key}, "
-                  f"{self.settings.max_gap_s:g}, so both views of a pair come from one frame. Raise it, keep more frames "
-                  "(extract_frames.frame_rate_hz) or leave stills out", flush=True)
+                  f"{self.settings.max_gap_s:g}, so both views of their pairs come from one frame. Raise max_gap_s, keep more "
+                  "frames (extract_frames.frame_rate_hz) or leave stills out", flush=True)
 
     def max_gap(self, clips: Clips) -> torch.Tensor:
         """D = int(δ · fps), in frames of the recording, [B]; 0 where the frame rate is unknown."""

@@ -17,12 +17,12 @@ from stages.lib.training.views import Views
 
 
 class Method(ContrastiveMethod):
-    """Anchor and positive are near in a clip; distant frames of it and frames of others most like the anchor are negatives.
+    """The positive is a near frame of the clip. Negatives are distant frames of it, and frames of other clips like the anchor.
 
-    Distances count the kept frames, n is their number in the clip. The bank holds the latest negatives of all clips, encoded by
-    the query encoder, those of the current step included, as in the authors' code. Unlike there it never offers the anchor's
-    own clip as a cross-video negative: the paper says other videos. The window shrinks as in the paper; in the code it
-    collapses to 0.
+    Distances are in kept frames; n is the number of kept frames of the clip. The bank holds the latest negatives of all
+    clips, also those of the current step, encoded by the query encoder, as in the authors' code. Unlike there, entries of
+    the anchor's own clip are no cross-video negatives: the paper says other videos. The window shrinks as in the paper; in
+    the code it collapses to 0.
 
     Args:
         temperature: τ.
@@ -79,8 +79,8 @@ class Method(ContrastiveMethod):
         short = [count for count in counts if not self.serves(count)]
         if len(short) > len(counts) / 10:
             print(f"warning: {len(short)} of {len(counts)} training clips have too few kept frames for methods.ucl."
-                  f"positive_range, {self.positive_range}: some of their anchors have no negative in the own clip. Lower it, "
-                  "keep more frames (extract_frames.frame_rate_hz) or leave short clips out", flush=True)
+                  f"positive_range, {self.positive_range}: some of their anchors have no negative in their own clip. Lower "
+                  "positive_range, keep more frames (extract_frames.frame_rate_hz) or leave short clips out", flush=True)
 
     def serves(self, count: int) -> bool:
         """Whether every possible anchor of a clip of `count` frames has a frame beyond the positive range."""
@@ -100,8 +100,8 @@ class Method(ContrastiveMethod):
         """Anchor, positive and negatives of the own clip, [B, 2 + intra_negatives].
 
         The window of the negatives always has room for two frames beyond the positive range, as in the authors' code. If a
-        clip has no frame in it, any frame beyond the positive range will do. What a short clip lacks is the anchor's own
-        place, and `loss` leaves it out. A short clip without a frame in the anchor's window gives any frame as anchor.
+        clip has no frame in the window, any frame beyond the positive range is taken. The anchor's own place stands for a
+        missing frame, and `loss` leaves it out. A short clip without a frame in the anchor's window gives any frame as anchor.
         """
         place = torch.arange(clips.number.shape[1], device=clips.count.device)                  # longest
         count = clips.count[:, None]

@@ -41,8 +41,8 @@ def clips(folder: Path) -> pd.DataFrame:
     rows = [_row(folder, line, f"{path}, line {number}") for number, line in entries.to_dict("index").items()]
     table = catalogue.table(rows, folder, LAYOUT)
     if (table["patient"] == "").all():
-        print(f"{path} names no patient: each clip counts as a patient of its own, so that clips of one person can be trained "
-              "on and tested on")
+        print(f"{path} names no patient: each clip counts as a patient of its own. If clips share a patient, the scores are "
+              "too high")
     return table
 
 

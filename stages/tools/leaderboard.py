@@ -117,8 +117,8 @@ def centre(task: str, one: Configuration, table: pd.DataFrame | str) -> tuple[fl
     """Mean and SD of the balanced accuracy over all cross-validations.
 
     Args:
-        table: the predictions; or a text that says why they are missing. Then the metrics stand for them, in which those of an
-            experiment cannot be told apart that another one counts.
+        table: the predictions; or a text that says why they are missing. Then the metrics are used; in these, the
+            cross-validations that another experiment counts cannot be separated.
     """
     if isinstance(table, str):
         return one.mean(task, "balanced_accuracy"), one.spread(task, "balanced_accuracy")

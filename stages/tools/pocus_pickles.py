@@ -48,7 +48,8 @@ def main(folder: Path, target: Path) -> None:
     whole = sum(tests.values(), Counter())
     other = [name for name in tests if trained[name] + tests[name] != whole]
     if other:
-        print(f"{', '.join(other)}: the training part is not the other files' test parts together; in these folds it is")
+        print(f"{', '.join(other)}: the training part is not the other files' test parts together. The folds written here "
+              "train on those test parts")
 
 
 def parts(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -11,7 +11,7 @@ BURNED_IN = {"yes": "its file says so", "text": "letters inside its crop"}
 
 
 def audit(clips: pd.DataFrame) -> pd.DataFrame:
-    """How many clips, frames, known patients and clips of each label, by source and outcome. Each clip with something to know
+    """How many clips, frames, known patients and clips of each label, by source and outcome. Each clip with something to report
     has a line of its own, with the reason."""
     entered = clips["left_out"] == ""
     outcome = clips["split"].where(entered, "left_out")

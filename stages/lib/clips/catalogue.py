@@ -163,7 +163,8 @@ def table(rows: list[dict], folder: Path, layout: str) -> pd.DataFrame:
     unknown = clips["patient"].str.casefold().isin(UNKNOWN)
     if unknown.any():
         names = ", ".join(sorted(set(clips["patient"][unknown])))
-        print(f"{folder}: {unknown.sum()} clips have the patient {names}, which counts as unknown: each is its own patient")
+        print(f"{folder}: {unknown.sum()} clips have the patient {names}, which counts as unknown: each is a patient of its "
+              "own")
     clips["patient"] = clips["patient"].mask(unknown, "")
     kept = clips[clips["left_out"] == ""]
     double = kept[kept["clip"].duplicated(keep=False)]["path"].tolist()

@@ -128,5 +128,5 @@ def _joined(group: np.ndarray, near: pd.DataFrame) -> np.ndarray:
 
 
 def _linked(one: Sequence[int], other: Sequence[int], count: int) -> np.ndarray:
-    """Of `count` things that are linked pair by pair: a number for each, the same for those that hang together."""
+    """The connected components of `count` items that are linked pair by pair: the number of its component for each item."""
     return connected_components(coo_array((np.ones(len(one)), (one, other)), shape=(count, count)), directed=False)[1]

@@ -83,8 +83,8 @@ def table(path: str | Path) -> pd.DataFrame:
 
 
 def empty(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A new uint8 array of zeros in a file, memory-mapped. Its space on disk is taken at once: a disk that turns out to be full
-    while a mapped file is filled ends the process without a word.
+    """A new uint8 array of zeros in a file, memory-mapped. Its space on disk is taken at once: on a disk that
+    fills up later, writing to the mapped file would end the process without a message.
 
     Raises:
         OSError: the disk has no space for it; none is taken then.

@@ -59,8 +59,8 @@ def each(work: Callable, jobs: dict[Hashable, tuple], count: int) -> Iterator[tu
 
 
 def _start_server() -> None:
-    """Start what starts the processes, all of them without a terminal: decoders write there whatever Python says, and so would
-    a process that a signal ends while it starts.
+    """Start the server that forks the processes, without a terminal: decoders write there in spite of Python's settings, and so
+    would a process that a signal ends while it starts.
     """
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -81,7 +81,7 @@ def examined(model: ContrastiveMethod, train: ClipSet, draw: torch.Generator) ->
                 mixture = mixed_frames(view, place, numbers[place])
                 line = names.iloc[chosen[place]].to_dict() | {"role": role, "share": None} | mixture
                 yield view.grey[place, 0], common | line
-        for row, share in others[place].items() if choice != "halfway" else ():     # the queue is that of the end of the run
+        for row, share in others[place].items() if choice != "halfway" else ():     # the bank is that of the end of the run
             grey, line = middle(train, row)
             yield grey, common | names.loc[row].to_dict() | {"role": "cross-video negative", "share": round(share, 3)} | line
 
@@ -124,7 +124,7 @@ def by_clip(rows: list[int], shares: list[float]) -> dict[int, float]:
 
 
 def middle(train: ClipSet, row: int) -> tuple[torch.Tensor, dict[str, str]]:
-    """The middle frame of the clip in this row of clips.csv; the queue does not keep the frame of a key."""
+    """The middle frame of the clip in this row of clips.csv; the bank of negatives does not record frames."""
     place = train.table.index.get_loc(row)
     within = train.clips.count[place] // 2
     return train.frames[train.first[place] + within][0], {"frames": str(int(train.clips.number[place, within])), "mix": "1.000"}

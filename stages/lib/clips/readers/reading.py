@@ -75,7 +75,7 @@ def _sampled(
     whole = sample.span_s > 0 and not (recording.damaged and believed)  # of a damaged clip frames are missing
     measured = (sample.read - 1) / sample.span_s if whole else stated
     if overruled and believed and not recording.fps / 2 <= fps <= recording.fps * 2:
-        notes.append(f"its file states {recording.fps:.6g} frames a second, the list of clips {fps:g}, which is taken")
+        notes.append(f"its file states {recording.fps:.6g} frames a second, the list of clips {fps:g}: the list is used")
     if overruled or math.isnan(stated):
         if not (overruled or believed or math.isnan(recording.fps)):
             notes.append(f"its file states {recording.fps:.6g} frames a second, which is not believed: no times")
@@ -84,7 +84,7 @@ def _sampled(
         notes.append(f"its time stamps give {measured:.6g} frames a second, which is not believed: {stated:g} taken")
         return sampling.sample(_steady(recording, stated, stamped=False), every_s, most), stated
     if recording.leaps:
-        notes.append(f"{recording.leaps} of its time stamps leap by a minute or more: the frame's length before is taken")
+        notes.append(f"{recording.leaps} of its time stamps leap by a minute or more: the last frame length is used")
     if not believed and recording.untimed:
         said = "no frame rate" if math.isnan(recording.fps) else f"{recording.fps:.6g} frames a second, which is not believed"
         notes.append(f"its file states {said}: {stated:g} taken")

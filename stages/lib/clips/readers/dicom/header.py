@@ -93,19 +93,21 @@ def frame_times(header: Dataset, notes: list[str]) -> tuple[float, list[float]]:
     if rate_hz > 0 and (times.plausible(rate_hz) or not others):
         count = header.get("NumberOfFrames") or len(steps_ms)
         if count != len(steps_ms):
-            notes.append(f"it states the times of {len(steps_ms)} frames, and that it has {count}: the others follow evenly")
+            notes.append(f"it states the times of {len(steps_ms)} frames and has {count}: missing times are spaced evenly")
         return rate_hz, list(np.cumsum([0, *steps_ms[1:]]) / 1000)
     return next(iter(others), math.nan), []
 
 
 def _steps_ms(header: Dataset, rates: list[float], notes: list[str]) -> list[float]:
-    """FrameTimeVector: how long after the one before each frame is; after the first, where that alone fits the other rates."""
+    """FrameTimeVector: the step from the frame before to each frame. If the values fit the other rates only as times since the
+    first frame, they are read as such.
+    """
     steps_ms = values(header, "FrameTimeVector")
     rises_ms = np.diff(steps_ms)
     found = [times.frame_rate_hz(np.divide(steps, 1000)) for steps in (steps_ms[1:], rises_ms)]
     fits = [bool(rates) and 0.8 < rate / rates[0] < 1.25 for rate in found]
     if fits == [False, True] and min(rises_ms) > 0:
-        notes.append("its FrameTimeVector holds the times of its frames in place of the steps between them: taken as such")
+        notes.append("its FrameTimeVector holds times, not the steps between frames: it is read as times")
         return [0.0, *rises_ms.tolist()]
     return steps_ms
 

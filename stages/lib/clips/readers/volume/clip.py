@@ -73,7 +73,7 @@ def _require_believable(volume: Volume) -> None:
         values = "complex values" if volume.dtype.kind == "c" else f"{volume.channels} values a pixel"
         raise Unreadable(f"{values}: no picture, but raw echoes or the like")
     if volume.mixed and total > UNPACKED_BYTES:
-        raise Unreadable("its frames' pixels alternate, in more than 1 GiB: save it with time as the last axis")
+        raise Unreadable("time is its first axis, and it unpacks to more than 1 GiB: save it with time as the last axis")
     if volume.packing != "raw" and total > max(UNPACKED_BYTES, UNPACKED_TIMES * there):
         raise Unreadable(f"it unpacks to {total / (1 << 30):.1f} GiB, {total / there:.0f} times its size: not believed")
     if volume.packing == "raw" and there - volume.offset < volume.frame_bytes:
