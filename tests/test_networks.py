@@ -1,11 +1,13 @@
 """Backbones: any torchvision classifier, its own key names, and what fine-tuning freezes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torchvision
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.backbone import Backbone, Classifier, autocast
 from stages.lib.params import UserError
 
 
@@ -37,6 +39,19 @@ def test_features_are_in_the_precision_of_the_weights_whatever_the_hardware_comp
     single, double = backbone(frames), backbone.double()(frames.double())
     assert single.dtype == torch.float32 and double.dtype == torch.float64
     assert (single - double).norm() < 0.03 * double.norm()
+
+
+@pytest.mark.parametrize(("capability", "capable"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_single_precision(monkeypatch, capability, capable):
+    """Compute capability 8.0 is the first with bfloat16 (CUDA C++ Programming Guide, Arithmetic Instructions)."""
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    for name, value in {"is_available": True, "current_device": 0, "get_device_properties": properties,
+                        "_check_bf16_tensor_supported": True}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    wanted = []
+    monkeypatch.setattr(torch, "autocast", lambda *_, enabled, **__: wanted.append(enabled))
+    autocast(torch.device("cuda"))
+    assert wanted == [capable]
 
 
 @pytest.mark.parametrize(("part", "trained"), [("head", set()), ("last_block", {"layer4.1"}), ("all", None)])
