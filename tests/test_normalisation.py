@@ -74,6 +74,14 @@ def test_a_safetensors_file_of_others_is_told_by_its_layout(tmp_path, backbone):
     assert normalisation(path, backbone) == normalisation("imagenet", backbone)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello world\n", b"\x08" + bytes(20)])
+def test_safetensors_that_are_none_are_named(tmp_path, backbone, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="w.safetensors cannot be read as weights"):
+        filled_in(VIEWS, str(path), backbone)
+
+
 def test_an_unknown_choice_is_answered_with_the_choices(backbone):
     with pytest.raises(UserError, match="finetune.init is 'imagenett'; choose from random, imagenet"):
         normalisation("imagenett", backbone, "finetune.init")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torchvision
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from stages.lib.networks import checkpoint, layouts
 from stages.lib.networks.backbone import Backbone
@@ -69,8 +69,11 @@ def _is_ours(path: Path) -> bool:
     """Whether the file is a safetensors file with our facts."""
     if path.suffix != ".safetensors":
         return False
-    with safe_open(path, framework="pt") as file:
-        return "sonopair" in (file.metadata() or {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "sonopair" in (file.metadata() or {})
+    except SafetensorError:
+        return False            # `read_weights` says what is wrong with it
 
 
 def _imagenet(arch: str) -> Normalisation:
