@@ -366,6 +366,17 @@ def test_a_diverging_run_stops_and_says_at_which_step_and_clip(us4):
     assert not (us4 / "models/pretrained.safetensors").exists()
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_features_that_are_not_finite_stop_the_run_though_its_losses_are(workspace, labelled):
+    """Batch norm in training hides weights that only the running statistics let overflow."""
+    write_us4(workspace / "data/us4", CLIPS if labelled else [(frames, "", split) for frames, _, split in CLIPS])
+    block = BLOCKS["simclr"] | {"optimizer": BLOCKS["simclr"]["optimizer"] | {"name": "sgd", "learning_rate": 1.0e3}}
+    changes = {"method": "simclr", "arch": "shufflenet_v2_x0_5", "epochs": 2, "methods": {"simclr": block}}
+    with pytest.raises(UserError, match=r"the kept weights give features that are not finite; lower optimizer\.learning_rate"):
+        pretrain.main(**SETTINGS | changes)
+    assert not (workspace / "models/pretrained.safetensors").exists()
+
+
 @pytest.mark.parametrize("bad_step", [0, 2, 3])
 def test_a_loss_that_is_no_number_names_its_step_and_clip_and_keeps_the_epoch_before(us4, monkeypatch, bad_step):
     """In epochs of 2 steps; the state is that after the last whole epoch, and the clips are those of the step."""

@@ -134,6 +134,15 @@ def test_no_labels_on_either_side_give_nan(workspace, unlabelled):
     assert math.isnan(measures.knn_accuracy(stub(), *clip_sets(workspace, clips)))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_not_finite_give_nan(bad):
+    known, labels = torch.rand(6, 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    broken = known.clone()
+    broken[2, 1] = bad
+    assert math.isnan(measures.neighbour_accuracy(known, broken, labels, labels))
+    assert math.isnan(measures.neighbour_accuracy(broken, known, labels, labels))
+
+
 @pytest.mark.parametrize("held_out", [0, 1])
 def test_fewer_than_two_held_out_clips_give_nan(workspace, draw, held_out):
     sets = clip_sets(workspace, [(3, "a", "train")] * 4 + [(3, "a", "held_out")] * held_out)

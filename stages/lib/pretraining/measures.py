@@ -7,6 +7,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from stages.lib.networks.heads import unit
+from stages.lib.params import require
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.method import ContrastiveMethod
 
@@ -71,10 +72,15 @@ def kept_features(
     Returns:
         Features [clips, F] as in `clip_features`; knn_accuracy and knn_source_accuracy: accuracy of the nearest training clips
         in predicting pooled class and source.
+
+    Raises:
+        UserError: the features are not finite, though the training loss was: it does not use the running statistics.
     """
     model.backbone.network.load_state_dict(weights)
     model.eval()
     known, queried = (clip_features(model, part) for part in (train, held_out))
+    require(finite(known, queried), "the kept weights give features that are not finite; lower optimizer.learning_rate in the "
+            "block of the method")
     sources = sorted({*train.table["source"], *held_out.table["source"]})
     numbers = [torch.tensor([sources.index(name) for name in part.table["source"]]) for part in (train, held_out)]
     return queried.numpy(), {
@@ -96,13 +102,21 @@ def neighbour_accuracy(known: torch.Tensor, queried: torch.Tensor, labels: torch
 
     Args:
         known, queried: features [n, F] and [m, F].
-        labels, queried_labels: [n] and [m], −1 where unlabelled. NaN if one side has no label at all.
+        labels, queried_labels: [n] and [m], −1 where unlabelled.
+
+    Returns:
+        NaN if one side has no label at all, or a feature is not finite.
     """
     labelled, wanted = labels >= 0, queried_labels >= 0
-    if not (labelled.any() and wanted.any()):
+    if not (labelled.any() and wanted.any() and finite(known, queried)):
         return math.nan
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, int(labelled.sum())), metric="cosine")
     return float(neighbours.fit(known[labelled], labels[labelled]).score(queried[wanted], queried_labels[wanted]))
+
+
+def finite(*features: torch.Tensor) -> bool:
+    """Whether all features are finite."""
+    return all(bool(part.isfinite().all()) for part in features)
 
 
 def clip_features(model: ContrastiveMethod, clip_set: ClipSet) -> torch.Tensor:
