@@ -1,6 +1,7 @@
 """Cross-validation of a task: for every seed and fold a network that never saw a frame of the patients it predicts."""
 
 import math
+from copy import deepcopy
 from typing import NamedTuple
 
 import pandas as pd
@@ -109,7 +110,7 @@ def train_fold(
         if len(rows) % recipe.measure_every == 0:
             rows[-1]["held_out_correct"] = held_out()[1]
         if is_kept([row["inner_loss"] for row in rows], passes, len(places["inner"]) > 0):
-            kept = rows[-1], {name: value.clone() for name, value in network.state_dict().items()}
+            kept = rows[-1], deepcopy(network.state_dict())         # with its metadata, which MNASNet needs
         progress.step(fold=training.fold, loss=loss)
     row, weights = kept
     network.load_state_dict(weights)

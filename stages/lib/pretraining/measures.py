@@ -7,6 +7,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from stages.lib.networks.heads import unit
+from stages.lib.networks.initial import load
 from stages.lib.params import require
 from stages.lib.pretraining.clip_set import ClipSet
 from stages.lib.pretraining.method import ContrastiveMethod
@@ -76,7 +77,7 @@ def kept_features(
     Raises:
         UserError: the features are not finite, though the training loss was: it does not use the running statistics.
     """
-    model.backbone.network.load_state_dict(weights)
+    load(model.backbone, weights, "the kept weights")
     model.eval()
     known, queried = (clip_features(model, part) for part in (train, held_out))
     require(finite(known, queried), "the kept weights give features that are not finite; lower optimizer.learning_rate in the "
