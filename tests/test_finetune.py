@@ -86,6 +86,29 @@ def test_every_frame_is_predicted_once_by_the_fold_of_its_patient(toy):
     assert epochs[["fold", "epoch"]].to_numpy().tolist() == [[fold, epoch] for fold in range(3) for epoch in range(3)]
 
 
+def test_weights_that_need_their_metadata_can_be_kept(toy):
+    """MNASNet refuses weights without it."""
+    checkpoint.write(Backbone("mnasnet0_5").network.state_dict(), {"arch": "mnasnet0_5"})
+    finetune.main(**SETTINGS | {"epochs": 1, "select": "inner_validation"})
+    assert outputs()[1][["p_ill", "p_well"]].notna().all(axis=None)
+
+
+def test_a_network_for_use_that_gives_no_numbers_is_refused(toy, monkeypatch):
+    """The cross-validation may keep an epoch before the one in which the running statistics overflow."""
+    real = cross_validation.fit
+
+    def broken(recipe, frames, training, stream):
+        for network, loss in real(recipe, frames, training, stream):
+            if len(training) == len(frames.grey):
+                next(network.buffers()).fill_(math.nan)
+            yield network, loss
+
+    monkeypatch.setattr(cross_validation, "fit", broken)
+    with pytest.raises(UserError, match=r"outputs of the network for use are not finite .* lower finetune\.optimizer"):
+        finetune.main(**SETTINGS | {"epochs": 1})
+    assert not (toy / "models/toy.safetensors").exists()
+
+
 def test_what_is_left_out_stands_in_the_folds_with_its_reason(toy):
     finetune.main(**SETTINGS | {"epochs": 1})
     left_out = outputs()[0].query("left_out != ''").set_index("clip")["left_out"].to_dict()

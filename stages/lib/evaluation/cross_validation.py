@@ -16,6 +16,8 @@ from stages.lib.params import require
 from stages.lib.training.progress import Progress
 from stages.lib.training.resume import Resume
 
+LOWER = "lower finetune.optimizer.learning_rate"
+
 
 class Training(NamedTuple):
     """One training of the cross-validation: division, seed, held-out fold, and the clips of each part (`folds.parts`)."""
@@ -100,8 +102,7 @@ def train_fold(
     def held_out() -> tuple[torch.Tensor, int]:
         """The probabilities of the held-out frames by the network as it is now, and how many frames they get right."""
         probabilities = predict(network, frames, places["held_out"], recipe.views).softmax(1)
-        require(probabilities.isfinite().all(), f"outputs are not finite after epoch {len(rows) - 1}; lower "
-                "finetune.optimizer.learning_rate")
+        require(probabilities.isfinite().all(), f"outputs are not finite after epoch {len(rows) - 1}; {LOWER}")
         return probabilities, int((probabilities.argmax(1) == frames.labels[places["held_out"]]).sum())
 
     for network, loss in fit(recipe, frames, places["training"], training.stream):
@@ -165,9 +166,16 @@ def table_of(frames: TaskFrames, trainings: list[Training], predicted: list[torc
 
 
 def on_all(recipe: Recipe, frames: TaskFrames, stream: int, name: str) -> Classifier:
-    """The network for use: trained on all frames to the last epoch, with the random numbers of `stream`."""
+    """The network for use: trained on all frames to the last epoch, with the random numbers of `stream`.
+
+    Raises:
+        UserError: outputs are not finite.
+    """
     everyone = torch.arange(len(frames.grey), device=frames.grey.device)
     progress = Progress(name, recipe.passes(len(everyone)))
     for fitted in fit(recipe, frames, everyone, stream):        # the network and its loss, after every epoch
         progress.step(loss=fitted[1])
-    return fitted[0]
+    network = fitted[0]
+    finite = predict(network, frames, everyone, recipe.views).isfinite().all()
+    require(finite, f"outputs of the network for use are not finite after its last epoch; {LOWER}")
+    return network
