@@ -176,29 +176,44 @@ def deterministic(monkeypatch):
     torch.utils.deterministic.fill_uninitialized_memory = True
 
 
-def test_a_device_that_the_machine_does_not_have_is_said_with_those_that_it_has(monkeypatch, deterministic):
+@pytest.fixture
+def current(monkeypatch):
+    """The GPUs that were made torch's current one."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def test_a_device_that_the_machine_does_not_have_is_said_with_those_that_it_has(monkeypatch, deterministic, current):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for name in ("gpu", "cuda", "cuda:0", "CPU", "meta", ""):
         monkeypatch.setenv("SONOPAIR_DEVICE", name)
         with pytest.raises(UserError, match=f"^SONOPAIR_DEVICE is '{name}'; this machine has cpu$"):
             device()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name in ("cpu", "cuda", "cuda:1"):
+    for name, found in {"cpu": "cpu", "cuda": "cuda:0", "cuda:1": "cuda:1"}.items():
         monkeypatch.setenv("SONOPAIR_DEVICE", name)
-        assert device() == torch.device(name)
+        assert device() == torch.device(found)
+    assert current == ["cuda:0", "cuda:1"]
     monkeypatch.setenv("SONOPAIR_DEVICE", "cuda:2")
     with pytest.raises(UserError, match="^SONOPAIR_DEVICE is 'cuda:2'; this machine has cpu, cuda, cuda:0, cuda:1$"):
         device()
 
 
-def test_each_process_of_a_run_has_a_gpu_of_its_own_where_there_are_some(monkeypatch, deterministic):
+@pytest.mark.parametrize("named", [None, "cuda"])
+def test_each_process_of_a_run_has_a_gpu_of_its_own_where_there_are_some(monkeypatch, deterministic, current, named):
     """On which torch is deterministic, so that a killed run goes on bit for bit."""
     monkeypatch.delenv("SONOPAIR_DEVICE", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert device() == torch.device("cpu") and not deterministic()
+    if named:
+        monkeypatch.setenv("SONOPAIR_DEVICE", named)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device() == torch.device("cuda:1") and deterministic()
+    assert device() == torch.device("cuda:1") and deterministic() and current == ["cuda:1"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="more processes than this machine has GPUs, 2; lower --nproc-per-node"):
+        device()
 
 
 def test_pretraining_asks_for_its_device_before_it_runs(monkeypatch):

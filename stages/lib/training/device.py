@@ -13,15 +13,20 @@ def device() -> torch.device:
     On a GPU torch is set to its deterministic algorithms, so that a killed run goes on bit for bit. It warns where it has none.
 
     Raises:
-        UserError: SONOPAIR_DEVICE names no device that this machine has.
+        UserError: SONOPAIR_DEVICE names no device that this machine has, or a process of torchrun has no GPU.
     """
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpus else "cpu"
-    named = os.environ.get("SONOPAIR_DEVICE", own)
     choices = ["cpu", *(["cuda"] if gpus else []), *gpus]
-    require(named in (own, *choices), f"SONOPAIR_DEVICE is {named!r}; this machine has {', '.join(choices)}")
-    if named.startswith("cuda"):
+    named = os.environ.get("SONOPAIR_DEVICE", "cuda" if gpus else "cpu")
+    require(named in choices, f"SONOPAIR_DEVICE is {named!r}; this machine has {', '.join(choices)}")
+    if named == "cuda":
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        require(rank < len(gpus), f"torchrun starts more processes than this machine has GPUs, {len(gpus)}; lower "
+                "--nproc-per-node")
+        named = gpus[rank]
+    if named != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # cuBLAS reads it once, at its first product
+        torch.cuda.set_device(named)        # else pinned memory and NCCL's barrier take memory of the first GPU, too
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False     # else every torch.empty is filled with NaN
     return torch.device(named)
