@@ -32,15 +32,15 @@ from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation import external, floors, held_out_maps
 from stages.lib.evaluation.cross_validation import cross_validate, list_trainings, of_first_seed, on_all, table_of
 from stages.lib.evaluation.external import outside_frames
-from stages.lib.evaluation.fine_tuning import Recipe, Statistics, Trainable
+from stages.lib.evaluation.fine_tuning import HeadBlock, Recipe, Statistics, Trainable
 from stages.lib.evaluation.frozen_probes import FrozenFeatures, Probes
 from stages.lib.evaluation.held_out_maps import HeldOutMaps
 from stages.lib.evaluation.preparation import TaskClips, load_frames, prepare, unfinished_run, write_folds
 from stages.lib.networks import checkpoint, clip_features
-from stages.lib.networks.backbone import Backbone, Classifier
+from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.initial import Init
 from stages.lib.networks.normalisation import filled_in
-from stages.lib.params import Count, Positive, Seed, Seeds, block_of, checked, from_params
+from stages.lib.params import Count, Positive, Seed, Seeds, block_of, from_params
 from stages.lib.running.stage import run
 from stages.lib.training.optimizer import OptimizerBlock
 from stages.lib.training.threads import THREADS
@@ -49,9 +49,9 @@ from stages.lib.training.views import Views, ViewsBlock
 
 def main(
     seed: Seed, copy_distance: CopyDistance, tasks: dict, task: str, init: Init, trainable: Trainable,
-    frozen_statistics: Statistics, head: block_of(Classifier, "backbone", "classes"),
-    select: Literal["last_epoch", "inner_validation"], inner_fraction: Annotated[float, Gt(0), Lt(1)],
-    label_fraction: Annotated[float, Gt(0), Le(1)], seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
+    frozen_statistics: Statistics, head: HeadBlock, select: Literal["last_epoch", "inner_validation"],
+    inner_fraction: Annotated[float, Gt(0), Lt(1)], label_fraction: Annotated[float, Gt(0), Le(1)],
+    seeds: Seeds, folds: Annotated[int, Ge(2)], fold_seeds: Seeds,
     epochs: Count, min_steps: Annotated[int, Ge(0)], head_first: Annotated[float, Ge(0), Lt(1)], backbone_rate: Positive,
     measure_every: Count, batch_size: Annotated[int, Ge(2)], optimizer: OptimizerBlock, views: ViewsBlock,
     probes: block_of(Probes), grad_cam: block_of(HeldOutMaps),
@@ -72,7 +72,6 @@ def main(
     clips = prepare("finetune", task, copy_distance, folds, fold_seeds)
     seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
     trainings = list_trainings(clips, seeds, label_fraction, inner)
-    head = checked(Classifier, head, "finetune.head", {"backbone", "classes"})
     recipe = Recipe(arch, init, trainable, task.classes, epochs, min_steps, head_first, backbone_rate, measure_every,
                     batch_size, optimizer, views, frozen_statistics, **head)
     initial = recipe.network(trainings[0].stream)

@@ -235,3 +235,8 @@ def test_a_warm_up_and_a_constant_part_longer_than_the_run_are_refused_before_pr
     for part, value in (("warmup_fraction", 0.6), ("constant_fraction", 0.5)):
         params = put(params, f"{key}.{part}", value)
     assert f"{key}.warmup_fraction is 0.6 and {key}.constant_fraction 0.5; together" in outcome("pretrain", params, "breast")
+
+
+def test_dropout_without_a_hidden_layer_is_refused_before_pretraining(outcome):
+    params = put(prepared("finetune.head.dropout"), "finetune.head.dropout", 0.4)
+    assert "finetune.head.dropout is 0.4; it drops units of the hidden layer" in outcome("pretrain", params, "breast")

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator
 
 from stages.lib.evaluation.frozen_probes import set_statistics
 from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone, Classifier, train_mode
 from stages.lib.networks.initial import initialise
-from stages.lib.params import from_params, require
+from stages.lib.params import block_of, from_params, require
 from stages.lib.training.device import generator
 from stages.lib.training.optimizer import optimizer_and_schedule, set_learning_rate
 from stages.lib.training.threads import THREADS
@@ -19,6 +20,17 @@ from stages.lib.training.views import Views
 
 Trainable = Literal["last_block", "head", "all"]        # what trains beside the new classifier
 Statistics = Literal["fixed", "updated"]                # of frozen batch norm: networks.backbone.train_mode
+
+
+def _with_units_to_drop(head: dict) -> dict:
+    """The block, unless it drops units of a hidden layer that it does not have."""
+    dropout = head.get("dropout", 0)
+    require(head.get("hidden_width") is not None or dropout == 0, f"params.yaml: finetune.head.dropout is {dropout}; it drops "
+            "units of the hidden layer, so give it a hidden_width, or set dropout to 0.0")
+    return head
+
+
+HeadBlock = Annotated[block_of(Classifier, "backbone", "classes"), AfterValidator(_with_units_to_drop)]
 
 
 class Recipe(NamedTuple):

@@ -173,13 +173,11 @@ class Classifier(nn.Module):
 
     Args:
         hidden_width: of a hidden layer with ReLU and dropout before the last one; None: one linear layer.
-        dropout: probability with which a hidden unit is set to 0 in training; UserError without a hidden layer.
+        dropout: probability with which a hidden unit is set to 0 in training.
     """
 
     def __init__(self, backbone: Backbone, classes: int, hidden_width: Count | None = None, dropout: Dropout = 0.0):
         super().__init__()
-        require(hidden_width is not None or dropout == 0, f"params.yaml: finetune.head.dropout is {dropout}; it drops units of "
-                "the hidden layer, so give it a hidden_width, or set dropout to 0.0")
         self.backbone = backbone
         width = backbone.feature_width if hidden_width is None else hidden_width
         self.linear = nn.Linear(width, classes)
