@@ -30,13 +30,14 @@ from stages.lib.training.views import Views
 ARCH = "shufflenet_v2_x0_5"      # the smallest there is
 VIEWS = {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 1.333], "flip_probability": 0.5, "brightness": 0.0,
          "contrast": 0.0, "mean": 0.5, "std": 0.25}
+PROBES = {"neighbours": 3, "regularisation": 1.0, "max_frames": 100}
 SETTINGS = {"seed": 0, "task": "toy", "init": "pretrained", "trainable": "last_block",
             "head": {"hidden_width": None, "dropout": 0.0}, "frozen_statistics": "fixed", "select": "last_epoch",
             "inner_fraction": 0.3, "label_fraction": 1.0, "seeds": [0], "folds": 3, "fold_seeds": [0], "epochs": 3,
             "min_steps": 0, "head_first": 0.0, "backbone_rate": 1.0, "measure_every": 1, "batch_size": 8, "views": VIEWS,
             "optimizer": {"name": "adam", "learning_rate": 0.01, "weight_decay": 0.0001, "warmup_fraction": 0.0,
                           "constant_fraction": 0.0, "gradient_norm": None},
-            "probes": {"neighbours": 3, "regularisation": 1.0}, "grad_cam": {"per_fold": 1},
+            "probes": PROBES, "grad_cam": {"per_fold": 1},
             "copy_distance": {"clips": 0.25, "stills": 0.15},
             "tasks": {"toy": {"classes": ["ill", "well"], "subsets": ["convex"]}}}
 
@@ -426,9 +427,10 @@ def test_the_network_for_use_is_torchvisions_with_what_is_needed_to_use_it(toy):
         ({"seeds": [1, 1]}, r"finetune.seeds is \[1, 1\]; it must be a list that holds each value once"),
         ({"seeds": [0.5]}, "finetune.seeds.0 is 0.5; it must be a whole number"),
         ({"seeds": [-1]}, "finetune.seeds.0 is -1; it must be 0 or more"),
-        ({"probes": {"neighbours": 0, "regularisation": 1.0}}, "finetune.probes.neighbours is 0"),
-        ({"probes": {"neighbours": 3, "regularisation": 0.0}}, "finetune.probes.regularisation is 0"),
-        ({"probes": {"neighbours": 3, "regularisation": 1.0, "strength": 1.0}}, "finetune.probes.strength is not a parameter"),
+        ({"probes": PROBES | {"neighbours": 0}}, "finetune.probes.neighbours is 0"),
+        ({"probes": PROBES | {"regularisation": 0.0}}, "finetune.probes.regularisation is 0"),
+        ({"probes": PROBES | {"max_frames": 0}}, "finetune.probes.max_frames is 0"),
+        ({"probes": PROBES | {"strength": 1.0}}, "finetune.probes.strength is not a parameter"),
         ({"grad_cam": {"per_fold": -1}}, "finetune.grad_cam.per_fold is -1"),
         ({"grad_cam": {}}, "per_fold is missing"),
         ({"copy_distance": {"clips": 1, "stills": 0.1}}, "copy_distance.clips is 1; it must be below 0.5"),

@@ -32,7 +32,7 @@ def toy():
 
 def test_probabilities_are_those_of_scikit_learn_on_frames_averaged_over_clips(toy):
     values, table = toy
-    found = Probes(neighbours=3, regularisation=0.5).predict(lambda _: values, table, CLASSES, TRAININGS)
+    found = Probes(neighbours=3, regularisation=0.5, max_frames=20000).predict(lambda _: values, table, CLASSES, TRAININGS)
     found = found.set_index(["probe", "clip"])
     assert len(found) == 18
     for fold, part in enumerate(PARTS):
@@ -57,11 +57,25 @@ def test_probabilities_are_those_of_scikit_learn_on_frames_averaged_over_clips(t
 
 def test_fewer_training_frames_than_neighbours_all_vote(toy):
     values, table = toy
-    found = Probes(neighbours=1000, regularisation=1.0).predict(lambda _: values, table, CLASSES, TRAININGS[1:])
+    found = Probes(neighbours=1000, regularisation=1.0, max_frames=100).predict(lambda _: values, table, CLASSES, TRAININGS[1:])
     found = found.query("probe == 'knn'")
     shares = table[table["clip"].isin(PARTS[1]["training"])]["label"].value_counts(normalize=True)
     for name in CLASSES:
         assert found[f"p_{name}"].to_numpy() == pytest.approx(shares[name], abs=1e-6)
+
+
+@pytest.mark.parametrize("max_frames, each", [(1, 1), (11, 1), (12, 2), (14, 2)])
+def test_of_too_many_training_frames_each_clip_gives_equally_many_evenly_spread(toy, max_frames, each):
+    """A loop removes the others. Six clips train, so that 12 to 17 frames are two of each: its first and its last."""
+    values, table = toy
+    learning, kept = PARTS[0]["training"] | PARTS[0]["inner"], []
+    for clip, rows in table.groupby("clip").groups.items():
+        kept += [rows[0], rows[-1]][:each] if clip in learning else list(rows)
+    assert len(kept) < len(table)
+    probes = [Probes(neighbours=3, regularisation=1.0, max_frames=most) for most in (max_frames, 1000)]
+    found = probes[0].predict(lambda _: values, table, CLASSES, TRAININGS[:1])
+    expected = probes[1].predict(lambda _: values[kept], table.iloc[kept].reset_index(drop=True), CLASSES, TRAININGS[:1])
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_features_are_of_the_frames_as_they_are_with_running_statistics(single_precision):

@@ -52,6 +52,12 @@ def set_statistics(backbone: Backbone, frames: torch.Tensor, views: Views) -> No
         norm.momentum = momentum
 
 
+def spread(clips: pd.Series, most: int) -> np.ndarray:
+    """The places of at most `most` frames of each clip, evenly spread; `clips` has the clip of each frame."""
+    places = clips.groupby(clips.to_numpy(), sort=False).indices.values()
+    return np.concatenate([own[np.unique(np.linspace(0, len(own) - 1, most).round().astype(int))] for own in places])
+
+
 class FrozenFeatures:
     """The features of a task's frames before fine-tuning, in each fold.
 
@@ -92,10 +98,12 @@ class Probes:
     Args:
         neighbours: number of nearest training frames (cosine distance) that vote; all, if there are fewer.
         regularisation: 1 / C of the linear probe, scikit-learn's logistic regression on standardised features.
+        max_frames: if there are more training frames, each clip gives at most `max_frames` / clips of them, evenly spread. So
+            the time grows with the number of frames, not with its square.
     """
 
-    def __init__(self, neighbours: Count, regularisation: Positive):
-        self.neighbours, self.regularisation = neighbours, regularisation
+    def __init__(self, neighbours: Count, regularisation: Positive, max_frames: Count):
+        self.neighbours, self.regularisation, self.max_frames = neighbours, regularisation, max_frames
 
     def models(self, frames: int) -> dict[str, ClassifierMixin]:
         """The unfitted probes by name, for so many training frames."""
@@ -119,9 +127,12 @@ class Probes:
         """
         labels, columns, found = table["label"].map(classes.index).to_numpy(), [f"p_{name}" for name in classes], []
         for training in trainings:
-            inside = table["clip"].isin(training.parts["training"] | training.parts["inner"]).to_numpy()
+            known = training.parts["training"] | training.parts["inner"]
+            inside = table["clip"].isin(known).to_numpy().nonzero()[0]
+            if len(inside) > self.max_frames:
+                inside = inside[spread(table["clip"].iloc[inside], max(1, self.max_frames // len(known)))]
             held_out, values = table["clip"].isin(training.parts["held_out"]).to_numpy(), features(training)
-            for name, model in self.models(inside.sum()).items():
+            for name, model in self.models(len(inside)).items():
                 probabilities = model.fit(values[inside], labels[inside]).predict_proba(values[held_out])       # n x classes
                 rows = table.loc[held_out, ["clip", "patient", "group", "label"]]
                 rows = rows.assign(probe=name, division=training.division, fold=training.fold)
