@@ -238,6 +238,15 @@ def test_hashes_from_the_cache_are_the_same(workspace, monkeypatch):
         np.testing.assert_array_equal(bits[0], bits[2], strict=True)
 
 
+def test_of_a_long_clip_thirty_frames_are_compared_evenly_spread_from_the_first_to_the_last(workspace):
+    """So the time does not depend on the length of the clips."""
+    write_frame_store(workspace / "toy", [{"clip": "long", "frames_kept": 59}, {"clip": "short", "frames_kept": 30}])
+    frames = np.load(workspace / "toy/frames.npy")
+    expected = hashes(frames[:59:2]), hashes(frames[59:])
+    for bits, own in zip(expected, copies.store_hashes(workspace / "toy", ["long", "short"]), strict=True):
+        np.testing.assert_array_equal(bits, own, strict=True)
+
+
 @pytest.mark.parametrize("left", [[], [np.zeros((0, 255), np.int8)]])
 def test_nothing_to_compare_gives_no_pair(workspace, left):
     right = clips_of(np.random.default_rng(0), (3, 1))

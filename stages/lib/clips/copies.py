@@ -16,10 +16,12 @@ from scipy.sparse.csgraph import connected_components
 from stages.lib.clips import store
 from stages.lib.clips.hashes import BITS, hashes
 from stages.lib.clips.matching import Limits, near_within, nearest
+from stages.lib.clips.sampling import spread
 from stages.lib.clips.tasks import groups
 from stages.lib.params import block_of, from_params
 from stages.lib.running import cache
 
+FRAMES = 30     # of a clip that are compared: so the time does not depend on the length of the clips
 CopyDistance = block_of(Limits)        # of params.yaml
 
 
@@ -33,11 +35,11 @@ def limits(copy_distance: dict) -> Limits:
 
 
 def store_hashes(folder: str | Path, clips: Sequence[str]) -> list[np.ndarray]:
-    """The hashes of each of the named clips of a frame store."""
+    """The hashes of each of the named clips of a frame store, of at most FRAMES frames of a clip, evenly spread."""
     data = store.read(folder)
     rows = data.frame_table.set_index("row").groupby("clip", sort=False).groups
     known = cache.of_room("clips")
-    return [_hashes(data.frames[rows[clip]], known) for clip in clips]
+    return [_hashes(data.frames[spread(rows[clip], FRAMES)], known) for clip in clips]
 
 
 def _hashes(frames: np.ndarray, known: cache.Cache | None) -> np.ndarray:

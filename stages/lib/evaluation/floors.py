@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from stages.lib.clips import store
 from stages.lib.clips.fan import DARK
 from stages.lib.evaluation import scores
-from stages.lib.evaluation.frozen_probes import CHUNK, KEYS, features, set_statistics, spread
+from stages.lib.evaluation.frozen_probes import CHUNK, KEYS, features, set_statistics, some_of_each
 from stages.lib.evaluation.intervals import detectable_difference, paired_interval
 from stages.lib.evaluation.preparation import TaskClips, TaskFrames
 from stages.lib.networks.backbone import Backbone
@@ -97,7 +97,7 @@ def _model(name: str, seed: int) -> ClassifierMixin:
 
 def thinned(frames: TaskFrames) -> TaskFrames:
     """At most FRAMES frames of each clip, evenly spread."""
-    kept = spread(frames.table["clip"], FRAMES)
+    kept = some_of_each(frames.table["clip"], FRAMES)
     places = torch.from_numpy(kept).to(frames.grey.device)
     return TaskFrames(frames.grey[places], frames.labels[places], frames.table.iloc[kept].reset_index(drop=True))
 

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from stages.lib.clips.sampling import spread
 from stages.lib.evaluation.preparation import TaskFrames
 from stages.lib.networks.backbone import Backbone
 from stages.lib.params import Count, Positive
@@ -52,10 +53,10 @@ def set_statistics(backbone: Backbone, frames: torch.Tensor, views: Views) -> No
         norm.momentum = momentum
 
 
-def spread(clips: pd.Series, most: int) -> np.ndarray:
+def some_of_each(clips: pd.Series, most: int) -> np.ndarray:
     """The places of at most `most` frames of each clip, evenly spread; `clips` has the clip of each frame."""
     places = clips.groupby(clips.to_numpy(), sort=False).indices.values()
-    return np.concatenate([own[np.unique(np.linspace(0, len(own) - 1, most).round().astype(int))] for own in places])
+    return np.concatenate([spread(own, most) for own in places])
 
 
 class FrozenFeatures:
@@ -130,7 +131,7 @@ class Probes:
             known = training.parts["training"] | training.parts["inner"]
             inside = table["clip"].isin(known).to_numpy().nonzero()[0]
             if len(inside) > self.max_frames:
-                inside = inside[spread(table["clip"].iloc[inside], max(1, self.max_frames // len(known)))]
+                inside = inside[some_of_each(table["clip"].iloc[inside], max(1, self.max_frames // len(known)))]
             held_out, values = table["clip"].isin(training.parts["held_out"]).to_numpy(), features(training)
             for name, model in self.models(len(inside)).items():
                 probabilities = model.fit(values[inside], labels[inside]).predict_proba(values[held_out])       # n x classes
