@@ -22,7 +22,7 @@ SIZES_PX = (32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 384, 512)     # tried 
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 if the hardware computes in it (twice as fast as single precision on CPU and GPU), else single precision."""
+    """bfloat16 if the hardware computes in it, else single precision; docs/performance.md says where that is faster."""
     on_cpu = torch.ops.mkldnn._is_mkldnn_bf16_supported         # older GPUs emulate it, slower than single precision
     capable = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else on_cpu()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=capable)
