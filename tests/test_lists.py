@@ -35,6 +35,12 @@ DIALECTS = {
     "paths from Windows": PLAIN.replace("a.mp4", ".\\a.mp4"),
     "paths from here": PLAIN.replace("a.mp4", "./a.mp4"),
     "no line break at the end": PLAIN.rstrip(),
+    "a second byte order mark": "\ufeff\ufeff" + PLAIN,
+    "Ctrl-Z at the end": PLAIN + "\x1a",
+    "a line for Excel with the separator": "sep=;\r\n" + PLAIN.replace(",", ";"),
+    "the same in quotes": '"sep=;"\n' + PLAIN.replace(",", ";"),
+    "the same of tabs": "SEP=\t\n" + PLAIN.replace(",", "\t"),
+    "cells that Excel must not take for numbers": PLAIN.replace("p1", '="p1"').replace("covid", '"=""covid"""'),
 }
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark", "utf-16-le", "utf-16-be"]
 

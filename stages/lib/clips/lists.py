@@ -5,6 +5,7 @@ import csv
 import io
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from stages.lib.params import UserError, require
 DELIMITERS = ",;\t|"
 FRAMES_PER_SECOND = (0.1, 10_000)       # what is outside cannot be meant
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)                          # as in Excel's "Unicode text"
+SEPARATOR = re.compile(r'\A"?sep=.?"?(?=[\r\n])', re.IGNORECASE)            # a line that tells Excel the separator
+TEXT_CELL = re.compile(r'\A="([^"]*)"\Z')                                    # as Excel keeps a number as text
 
 
 def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -41,7 +44,8 @@ def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd
     first = next((line for line in text.splitlines() if line.strip()), "")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(first[:10_000], columns), strict=True)
     try:
-        lines = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
+        lines = [(reader.line_num, [TEXT_CELL.sub(r"\1", field) for field in fields]) for fields in reader
+                 if any(map(str.strip, fields))]
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num} cannot be read ({error}); put a text that holds a quote or separator "
                         'in quotes, and write "" for a quote in it') from None
@@ -123,6 +127,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
         print(f"{path} is not in UTF-8; it was read as Windows-1252")
+    text = SEPARATOR.sub("", text.lstrip("\ufeff").rstrip("\x1a"))             # more byte order marks; DOS's end of file
     require("\0" not in text, f"{path} is no text file: it holds zero bytes; save it as csv, in UTF-8")
     return text
 
