@@ -19,6 +19,7 @@ FRAMES_PER_SECOND = (0.1, 10_000)       # what is outside cannot be meant
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)                          # as in Excel's "Unicode text"
 SEPARATOR = re.compile(r'\A"?sep=.?"?(?=[\r\n])', re.IGNORECASE)            # a line that tells Excel the separator
 TEXT_CELL = re.compile(r'\A="([^"]*)"\Z')                                    # as Excel keeps a number as text
+SHORTENED = re.compile(r"\s*\d([.,]\d+)?E\+\d+\s*")                          # as Excel saves a number of 12 digits or more
 
 
 def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -38,7 +39,8 @@ def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: no text, no line, a column is missing or there twice, or a line does not fit the first one.
+        UserError: no text, no line, a column is missing or there twice, a line does not fit the first one, or a patient
+            was shortened.
     """
     text = _text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -58,6 +60,9 @@ def read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd
                 "holds a separator in quotes")
     content = [fields[: len(names)] for _, fields in lines[1:]]
     table = pd.DataFrame(content, [number for number, _ in lines[1:]], names, dtype=str)
+    for number, patient in table.get("patient", pd.Series(dtype=str)).items():
+        require(not SHORTENED.fullmatch(patient), f"{path}, line {number}: the patient {patient} is a number that a "
+                "spreadsheet shortened, so that patients can look alike: format the column as text, and fill it in again")
     return table.loc[:, [name != "" for name in names]]
 
 
@@ -102,6 +107,8 @@ def spellings(names: pd.Series) -> list[list[str]]:
 def frame_rate(text: str, place: str) -> float:
     """The number, with a decimal point or comma; NaN if there is none."""
     low, high = FRAMES_PER_SECOND
+    require(not re.fullmatch(r"\s*\d{1,3},\d{3}\s*", text), f"{place}: fps is {text!r}; write it without a comma, "
+            "which can mean thousands or decimals")
     try:
         rate = float(text.replace(",", ".")) if text.strip() else math.nan
     except ValueError:
