@@ -403,6 +403,14 @@ def test_the_hash_hangs_on_the_salt_alone(archive, monkeypatch):
         dicom.clips(archive)
 
 
+def test_a_patient_whose_issuer_only_some_files_state_is_one(archive):
+    data = pydicom.dcmread(archive / "IM3")
+    data.IssuerOfPatientID = "General Hospital"
+    save(data, archive / "IM8")
+    patients = dicom.clips(archive).set_index("clip")["patient"]
+    assert patients["IM8"] == patients["IM3"] != ""
+
+
 def test_no_header_field_reaches_an_output_a_log_or_a_page(archive, capfd, caplog):
     for number, path in enumerate(sorted(archive.rglob("IM*"))):
         data = pydicom.dcmread(path)

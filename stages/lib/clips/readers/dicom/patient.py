@@ -49,15 +49,18 @@ def is_dicom(path: Path) -> bool:
 
 
 def identity(path: Path, secret: bytes) -> tuple[str, bool]:
-    """The hash of PatientID (and its issuer), '' where it is empty or says unknown; whether the file can be ultrasound."""
-    tags = ["PatientID", "IssuerOfPatientID", "Modality"]
+    """The hash of PatientID, '' where it is empty or says unknown; whether the file can be ultrasound.
+
+    Its issuer does not count: if only some files of a patient state it, the patient would become two.
+    """
+    tags = ["PatientID", "Modality"]
     try:
         with header.quiet():
             elements = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-            name, issuer, modality = (" ".join(str(elements.get(tag) or "").split()) for tag in tags)
+            name, modality = (" ".join(str(elements.get(tag) or "").split()) for tag in tags)
     except Unreadable:  # the reader says so, too
         return "", True
     if name.casefold() in UNKNOWN:
         return "", modality not in OTHER_IMAGES
-    digest = hashlib.blake2b(f"{issuer}\0{name}".encode(), key=secret[:64], digest_size=8)
+    digest = hashlib.blake2b(name.encode(), key=secret[:64], digest_size=8)
     return digest.hexdigest(), modality not in OTHER_IMAGES
