@@ -1,5 +1,6 @@
 """Clips whose files are of rare kinds, lie, or contradict themselves: the right picture, or the sentence that says why not."""
 
+import bz2
 import gzip
 import math
 import os
@@ -547,12 +548,15 @@ def test_an_nrrd_whose_axes_come_in_another_order_is_refused(tmp_path, kinds):
         read(tmp_path / "a.nrrd")
 
 
-def test_a_pair_of_nifti_files_whose_pixels_begin_further_on(tmp_path):
+@pytest.mark.parametrize("names", [("a.hdr", "a.img"), ("A.HDR", "A.IMG"), ("a.hdr.gz", "a.img.gz")])
+def test_a_pair_of_nifti_files_whose_pixels_begin_further_on(tmp_path, names):
     image = nibabel.Nifti1Pair(np.stack([frame.T for frame in speckle(4)], -1), np.eye(4))
     image.header["vox_offset"] = 352
     image.header.set_xyzt_units("mm")
-    image.to_filename(tmp_path / "a.hdr")
-    clip = read(tmp_path / "a.hdr")
+    image.to_filename(tmp_path / names[0].lower())
+    for name in names:
+        os.rename(tmp_path / name.lower(), tmp_path / name)
+    clip = read(tmp_path / names[0])
     assert_alike(clip.images, speckle(4), most=0)
     assert math.isnan(clip.facts["mm_per_px"])                                  # 1 mm: nobody has measured it
 
@@ -669,6 +673,7 @@ def written(folder, name):
               "numpy": b"\x93NUMPY" + bytes(500), "office": b"\xd0\xcf\x11\xe0" + bytes(500),
               "list": b"#EXTM3U\n#EXTINF:9,\nother.ts\n#EXT-X-ENDLIST\n", "heic": b"\0\0\0\x18ftypheic" + bytes(500),
               "jpeg xl": imagecodecs.jpegxl_encode(speckle(1)[0]), "jpeg xl box": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(500),
+              "analyze": nibabel.AnalyzeHeader(endianness="<").binaryblock, "bzip2": bz2.compress(bytes(500)),
               "text": b"This is no video. " * 500, "noise": np.random.default_rng(0).bytes(50_000)}  # fmt: skip
     if name in simple:
         path.write_bytes(simple[name])
@@ -685,8 +690,8 @@ def written(folder, name):
     [("pdf", "a PDF document"), ("program", "a program"), ("hdf5", "an HDF5 file"), ("matlab", "a MATLAB file"),
      ("numpy", "a NumPy array"), ("office", "an Office document"), ("list", "a list of other files"), ("zip", "a zip archive"),
      ("heic", "an HEIC picture"), ("jpeg xl", "a JPEG XL picture"), ("jpeg xl box", "a JPEG XL picture"),
-     ("gzip", "packed with gzip: unpack it"), ("text", "of an unknown kind"),
-     ("zeros", "of an unknown kind"), ("noise", "of an unknown kind")],
+     ("gzip", "packed with gzip: unpack it"), ("bzip2", "packed with bzip2: unpack it"), ("analyze", "an Analyze header"),
+     ("text", "of an unknown kind"), ("zeros", "of an unknown kind"), ("noise", "of an unknown kind")],
 )  # fmt: skip
 def test_what_no_reader_takes_gets_its_reason(tmp_path, name, reason):
     with pytest.raises(Unreadable, match=reason):

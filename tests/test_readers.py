@@ -350,13 +350,29 @@ def test_metaimage_of_every_kind_of_number(tmp_path, kind):
     assert_alike(read(write_volume(tmp_path / "a.mha", frames)).images, speckle(4), most=1)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("MET_LONG", "<i4"), ("MET_ULONG", "<u4"), ("met_short", "<i2")])
+def test_metaimage_of_other_names_of_numbers(tmp_path, name, kind):
+    """As ITK's library, MetaIO, reads them, MET_LONG has 4 bytes."""
+    data = np.stack(speckle(4)).astype(kind).tobytes()
+    path = write_volume(tmp_path / "a.mha", speckle(4), ElementType=name)
+    path.write_bytes(path.read_bytes().partition(b"LOCAL\n")[0] + b"LOCAL\n" + data)
+    assert_alike(read(path).images, speckle(4), most=0)
+
+
+def test_a_metaimage_that_begins_with_a_comment(tmp_path):
+    path = write_volume(tmp_path / "a.mha", speckle(4))
+    path.write_bytes(b"Comment = of a phantom\n" + path.read_bytes())
+    assert_alike(read(path).images, speckle(4), most=0)
+
+
 def test_metaimage_of_oblong_pixels_and_with_a_file_of_its_own(tmp_path):
     frames = speckle(3)
     head = write_volume(tmp_path / "a.mhd", frames, ElementSpacing="0.4 0.2 1").read_bytes().partition(b"LOCAL")[0]
-    (tmp_path / "a.mhd").write_bytes(head + b"a.raw\n")
     (tmp_path / "a.raw").write_bytes(np.stack(frames).tobytes())
-    clip = read(tmp_path / "a.mhd")
-    assert clip.images[0].shape == (48, 128) and clip.facts["mm_per_px"] == 0.2
+    for name in ("a.raw", "./a.raw", ".\\a.raw"):
+        (tmp_path / "a.mhd").write_bytes(head + name.encode() + b"\n")
+        clip = read(tmp_path / "a.mhd")
+        assert clip.images[0].shape == (48, 128) and clip.facts["mm_per_px"] == 0.2
     for name in ("../a.raw", "/etc/passwd", "LIST", "missing.raw"):
         (tmp_path / "a.mhd").write_bytes(head + name.encode() + b"\n")
         with pytest.raises(Unreadable, match="another folder|is missing"):

@@ -25,6 +25,8 @@ NO_CLIPS = {
     b"PK\x03\x04": "a zip archive or Office document, not a clip: unpack it",
     b"7z\xbc\xaf": "a 7z archive, not a clip: unpack it",
     b"Rar!": "a rar archive, not a clip: unpack it",
+    b"BZh": "packed with bzip2: unpack it",
+    b"\x5c\1\0\0": "an Analyze header: save its pictures as NIfTI",
     b"MZ": "a program, not a clip",
     b"\x7fELF": "a program, not a clip",
     b"\x89HDF": "an HDF5 file, of which no layout is known: save its pictures as NRRD or TIFF",

@@ -17,7 +17,7 @@ from stages.lib.clips.readers.volume.unpacking import unpacked
 
 BROKEN = (EOFError, OSError, ValueError, zlib.error)
 UNPACKED_BYTES, UNPACKED_TIMES = 1 << 30, 100  # a file that grows beyond both is made to fill the memory; clips shrink to 1/50
-META_STARTS = (b"ObjectType", b"NDims")
+META_STARTS = (b"ObjectType", b"NDims", b"Comment = ")
 
 
 def is_volume(start: bytes) -> bool:

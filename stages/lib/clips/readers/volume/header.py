@@ -114,6 +114,7 @@ def sequence(fields: dict) -> dict:
 
 def beside(path: Path, name: str) -> Path:
     """The data file that a header names; it must lie with it: a clip from elsewhere must not open other files."""
-    if "%" in name or name.upper().startswith("LIST") or Path(name).name != name:
+    file = Path(name.replace("\\", "/"))
+    if "%" in name or name.upper().startswith("LIST") or file.name != str(file):
         raise Unreadable("its pixels lie in several files or in another folder: save it as one file")
-    return path.with_name(name)
+    return path.with_name(file.name)

@@ -8,8 +8,8 @@ import numpy as np
 from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.clips.readers.volume.header import Volume, beside, measured, pictures, sequence, unnamed
 
-META_TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG_LONG": "i8",
-              "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}  # fmt: skip
+META_TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4",
+              "ULONG": "u4", "LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}  # fmt: skip
 HEADER_BYTES = 1 << 24  # a longer header is none
 
 
@@ -32,7 +32,7 @@ def read(path: Path) -> Volume:
     sizes, known = [int(size) for size in fields["DimSize"].split()], sequence(fields)
     known |= pictures(sizes) if known["stamps"] else unnamed(sizes, spacing)
     order = ">" if _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB") else "<"
-    dtype = np.dtype(order + META_TYPES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")])
+    dtype = np.dtype(order + META_TYPES[fields["ElementType"].upper().removeprefix("MET_").removesuffix("_ARRAY")])
     channels = int(fields.get("ElementNumberOfChannels", 1))
     if not _true(fields, "BinaryData", "True"):
         raise Unreadable("its pixels are written as text: save it as binary data")

@@ -33,7 +33,7 @@ def read(path: Path, start: bytes) -> Volume:
     layout = unnamed(list(header.get_data_shape()), zooms[:3])
     fps = times.frame_rate_hz([zooms[3] * times.seconds(clock)]) if header["dim"][0] == 4 else math.nan
     alone = b"n+" in start[:348]
-    file = path if alone else path.with_suffix(".img")  # the pixels of a pair of files lie in the second
+    file = path if alone else path.with_name(path.name.replace(".hdr", ".img").replace(".HDR", ".IMG"))  # the second of a pair
     before = int(header["vox_offset"])
     offset, skipped = (0, before) if packing == "gzip" else (before, 0)  # header and pixels are packed together
     return Volume(file, offset, packing, channels, dtype, slope or 1, intercept or 0, skipped,
