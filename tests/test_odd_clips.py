@@ -240,6 +240,16 @@ def test_a_stream_of_jpegs_is_a_video_and_a_camera_picture_with_previews_is_one(
     assert_alike(read(tmp_path / "a.jpg").images, speckle(1), most=4)
 
 
+@pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 1), (8, -1)])
+def test_a_stream_of_jpegs_of_a_camera_is_turned_as_its_exif_says(tmp_path, orientation, turn):
+    exif = Image.Exif()
+    exif[274] = orientation
+    with (tmp_path / "a.mjpeg").open("wb") as file:
+        for frame in speckle(4):
+            Image.fromarray(np.rot90(frame, turn)).save(file, format="JPEG", exif=exif, quality=100)
+    assert_alike(read(tmp_path / "a.mjpeg").images, speckle(4), most=4)
+
+
 # Pictures
 
 

@@ -157,7 +157,10 @@ def _is_full(luma: np.ndarray, colour_range: int, bits: int) -> bool:
 
 def _turned(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     """The image [H, W] as the file says that it is to be turned or mirrored, by a multiple of 90°."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside it lies something that PyAV does not know, such as Exif
+        return np.array(np.rot90(image, round(frame.rotation / 90)))
     if matrix is None:
         return image
     a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32)  # column x, row y of the file are shown at a·x + c·y, b·x + d·y
