@@ -109,6 +109,12 @@ def test_sampling_is_the_loop_over_intervals(fps, count, rate_hz, jitter_ms):
     assert sample.span_s == pytest.approx(times[-1] - times[0])
 
 
+@pytest.mark.parametrize("fps", [500, 999, 1000, 2000, 5000])
+def test_every_frame_of_a_fast_clip_is_due_where_its_own_rate_is_wanted(fps):
+    sample = sampling.sample(((number / fps, lambda: None) for number in range(300)), sampling.interval(fps, fps), most=300)
+    assert sample.damaged == 300                                                # each was looked at
+
+
 def test_sampling_of_a_long_clip_holds_few_frames():
     alive = set()
 

@@ -40,7 +40,8 @@ def interval(fps: float, rate_hz: float) -> float:
 def sample(frames: Iterable[tuple[float, Callable[[], np.ndarray | None]]], every_s: float, most: int) -> Sample:
     """Go through a clip once, to its end, and decode the frames that are due.
 
-    Due is the first frame at or after each multiple of `every_s`, to within 1 ms (time stamps of webm are no finer).
+    Due is the first frame at or after each multiple of `every_s`, to within 1 ms (time stamps of webm are no finer), or to
+    within half of an interval shorter than 2 ms.
     Whenever more than 4 · most frames are held, every second one goes and the interval doubles: a clip of any length
     fits into memory.
 
@@ -50,10 +51,10 @@ def sample(frames: Iterable[tuple[float, Callable[[], np.ndarray | None]]], ever
         most: frames that will be kept in the end (see `spread`).
     """
     kept, last, turn, stride, damaged = [], -math.inf, -1, 1, 0
-    number, first, time = -1, math.nan, math.nan
+    number, first, time, early_s = -1, math.nan, math.nan, min(0.001, every_s / 2)
     for number, (time, decode) in enumerate(frames):
         first = time if number == 0 else first
-        due = number if math.isnan(every_s) else math.floor((time + 0.001) / every_s)
+        due = number if math.isnan(every_s) else math.floor((time + early_s) / every_s)
         if due <= last:
             continue
         last, turn = due, turn + 1
