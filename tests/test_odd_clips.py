@@ -240,6 +240,12 @@ def test_a_stream_of_jpegs_is_a_video_and_a_camera_picture_with_previews_is_one(
     assert_alike(read(tmp_path / "a.jpg").images, speckle(1), most=4)
 
 
+def test_a_jpeg_with_a_preview_behind_it_is_a_picture(tmp_path):
+    picture, preview = [cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes() for frame in speckle(2)]
+    (tmp_path / "a.jpg").write_bytes(picture + preview)
+    assert_alike(read(tmp_path / "a.jpg").images, speckle(1), most=4)
+
+
 @pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 1), (8, -1)])
 def test_a_stream_of_jpegs_of_a_camera_is_turned_as_its_exif_says(tmp_path, orientation, turn):
     exif = Image.Exif()

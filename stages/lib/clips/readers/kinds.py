@@ -83,10 +83,14 @@ def _is_picture(path: Path, start: bytes) -> bool:
 
 
 def _another_jpeg(path: Path) -> bool:
-    """Whether one JPEG picture follows another at once, as in a stream of motion JPEG without a container."""
+    """Whether JPEG pictures follow each other at once, as in a stream of motion JPEG without a container.
+
+    A second one alone is a preview.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         # pictures of a camera list their previews in an APP2 segment
-        return b"MPF\0" not in data[:65536] and data.find(b"\xff\xd9" + JPEG) > 0
+        second = data.find(b"\xff\xd9" + JPEG)
+        return b"MPF\0" not in data[:65536] and data.find(b"\xff\xd9" + JPEG, second + 1) > second
 
 
 def _start(path: Path) -> tuple[bytes, bool]:
