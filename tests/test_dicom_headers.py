@@ -1,6 +1,7 @@
 """DICOM headers that are incomplete, odd or contradictory: the right picture, or the sentence that says why not."""
 
 import math
+from functools import partial
 
 import cv2
 import imagecodecs
@@ -18,6 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
     RLELossless,
 )
 from recordings import speckle, write_av
@@ -204,6 +206,22 @@ def test_jpeg_2000_that_holds_red_green_and_blue_whatever_its_label(tmp_path, st
     data.PixelData = encapsulate([imagecodecs.jpeg2k_encode(picture, level=0, mct=transformed, codecformat="j2k")
                                   for picture in pictures])
     assert_alike(opened(tmp_path, data).images, luminance)
+
+
+@pytest.mark.parametrize("planes", [0, 1])
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_compressed_colours_are_read_whether_their_header_says_planes_or_pixels(tmp_path, syntax, planes):
+    pictures, luminance = colours(FRAMES)
+    data = cine(pictures, syntax, "RGB")
+    if syntax == RLELossless:
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.compress(syntax)
+    else:
+        encode = {JPEGBaseline8Bit: partial(imagecodecs.jpeg8_encode, level=100), JPEGLSLossless: imagecodecs.jpegls_encode,
+                  JPEG2000Lossless: partial(imagecodecs.jpeg2k_encode, level=0, codecformat="j2k")}[syntax]
+        data.PixelData = encapsulate([encode(picture) for picture in pictures])
+    data.PlanarConfiguration = planes
+    assert_alike(opened(tmp_path, data).images, luminance, most=3)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -31,8 +31,10 @@ class Decoder:
         self.options = as_pixel_options(data.header, pixel_keyword="PixelData", pixel_vr=data.representation)
         self.kind, self.shift, stored = data.header.PhotometricInterpretation, 0, data.header.BitsStored
         self.palette = _palette(data.header) if self.kind == "PALETTE COLOR" else None
-        self.top = -1 if data.header.PixelRepresentation else (1 << stored) - 1  # less the value, where 0 is white
-        if not data.syntax.is_encapsulated:
+        self.top = -1 if data.header.PixelRepresentation else (1 << stored) - 1  # where 0 is white: top - value is grey
+        if data.syntax.is_encapsulated:  # decoders yield pixel after pixel, or say otherwise, whatever the header states
+            self.options["planar_configuration"] = 0
+        else:
             self.shift = data.header.HighBit + 1 - stored  # values in the upper bits, of which pydicom knows nothing
             self.options["bits_stored"] = stored + self.shift
             if self.kind == "YBR_PARTIAL_422":
