@@ -403,6 +403,13 @@ def test_the_hash_hangs_on_the_salt_alone(archive, monkeypatch):
         dicom.clips(archive)
 
 
+@pytest.mark.parametrize("name", ["", "0", "ANONYMOUS", "N/A", "NA", "-"])
+def test_clips_of_dicom_without_a_patient_are_told_of(archive, capsys, name):
+    save(change(pydicom.dcmread(archive / "IM3"), PatientID=name), archive / "IM3")
+    assert dicom.clips(archive).set_index("clip")["patient"]["IM3"] == ""
+    assert "1 clips name no patient: each counts as a patient of its own" in capsys.readouterr().out
+
+
 def test_a_patient_whose_issuer_only_some_files_state_is_one(archive):
     data = pydicom.dcmread(archive / "IM3")
     data.IssuerOfPatientID = "General Hospital"

@@ -172,7 +172,7 @@ def test_names_that_differ_in_more_are_not(folder, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("word", ["nan", "Unknown", "None", "n/a", "NULL", "NA", "-", "#N/A"])
+@pytest.mark.parametrize("word", ["nan", "Unknown", "None", "n/a", "NULL", "NA", "-", "#N/A", "Anonymous"])
 def test_words_for_an_unknown_patient(folder, capsys, word):
     table = listed(folder, f"path,patient,label\na.mp4,p,x\nb.mp4,{word},x\nc.mp4,{word},x\n")
     assert table["patient"].tolist() == ["p", "", ""]

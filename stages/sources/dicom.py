@@ -41,7 +41,12 @@ def clips(folder: Path) -> pd.DataFrame:
     for path in [*_listed(there), *(folder / name for name in told)]:
         found.setdefault(path)
     rows = [row for path in found for row in _rows(folder, path, told.get(_below(folder, path), [{}]), secret)]
-    return catalogue.table(rows, folder, LAYOUT)
+    table = catalogue.table(rows, folder, LAYOUT)
+    unknown = ((table["patient"] == "") & (table["left_out"] == "")).sum()
+    if unknown:
+        print(f"{folder}: {unknown} clips name no patient: each counts as a patient of its own. If some share a patient, "
+              "the scores are too high")
+    return table
 
 
 def _rows(folder: Path, path: Path, lines: list[dict], secret: bytes) -> list[dict]:

@@ -14,7 +14,7 @@ from stages.lib.params import UserError, require
 COLUMNS = ["clip", "path", "patient", "label", "subset", "fps", "left_out"]
 IMAGES = set(".apng .avif .bmp .jfif .jp2 .jpe .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split())
 FORMULA = re.compile(r"[=@+-][^(|!]*[(|!]")              # what a spreadsheet would compute or start
-UNKNOWN = {"nan", "none", "null", "n/a", "na", "<na>", "#n/a", "n.a.", "unknown", "-", "?"}  # patients: as an empty field
+UNKNOWN = set("nan none null n/a na <na> #n/a n.a. unknown anon anonymous anonymised anonymized - ?".split())  # name no patient
 NOTES = set(".csv .db .dvc .html .ini .json .md .pdf .txt .xlsx .xml .yaml".split())
 
 

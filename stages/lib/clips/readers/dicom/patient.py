@@ -12,7 +12,7 @@ from stages.lib.clips.readers.dicom import header
 from stages.lib.clips.readers.recording import Unreadable
 from stages.lib.params import UserError, require
 
-UNKNOWN = {"", "0", "anon", "anonymised", "anonymized", "anonymous", "n/a", "nan", "none", "null", "unknown"}
+UNKNOWN = {*catalogue.UNKNOWN, "", "0"}
 OTHER_IMAGES = {"CR", "CT", "DX", "MG", "MR", "NM", "PT", "RF", "XA"}  # modalities that show no ultrasound
 LEAST_SALT = 16
 
