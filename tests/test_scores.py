@@ -7,6 +7,7 @@ from sklearn import metrics
 
 from stages.lib.clips.tasks import groups
 from stages.lib.evaluation import intervals, scores
+from stages.lib.evaluation.roc import roc
 
 CLASSES = ["covid", "pneumonia", "regular"]
 
@@ -120,20 +121,35 @@ def test_a_class_without_clips_is_undefined_and_leaves_the_others_alone():
     assert values["balanced_accuracy"] == values["macro_f1"] == 1.0
     assert np.isnan(values["auroc"])
     assert classwise.loc["pneumonia", ["precision", "recall", "f1", "auroc"]].isna().all()
-    assert set(scores.roc(table, CLASSES, points=100)["class"]) == {"covid", "regular"}
-    assert scores.roc(table[table["label"] == "covid"], CLASSES, points=100).empty
+    assert set(roc(table, CLASSES, points=100)["class"]) == {"covid", "regular"}
+    assert roc(table[table["label"] == "covid"], CLASSES, points=100).empty
 
 
 def test_roc_is_thinned_and_its_ends_stay():
     table = predictions(clips=400)
-    curves = scores.roc(table, CLASSES, points=50)
+    curves = roc(table, CLASSES, points=50)
     for _, curve in curves.groupby("class"):
         assert len(curve) <= 50
         assert (curve.iloc[0][["fpr", "tpr"]] == 0).all() and (curve.iloc[-1][["fpr", "tpr"]] == 1).all()
         assert curve["fpr"].is_monotonic_increasing and curve["tpr"].is_monotonic_increasing
-    full = scores.roc(table, CLASSES, points=10_000)
+    full = roc(table, CLASSES, points=10_000)
     area = {name: np.trapezoid(curve["tpr"], curve["fpr"]) for name, curve in full.groupby("class")}
     assert area == pytest.approx(scores.per_class(table, CLASSES).set_index("class")["auroc"].to_dict())
+
+
+def test_the_curve_of_several_runs_is_the_mean_of_theirs():
+    """At each fpr, and in its area; a run whose probabilities are all higher, which pooling would take for skill, too."""
+    table = pd.concat([scores.clip_level(predictions(skill=skill)).assign(seed=seed) for seed, skill in ((0, 0.5), (1, 2.0))])
+    columns = [f"p_{name}" for name in CLASSES]
+    table[columns] = table[columns].where(table["seed"] == 0, table[columns] / 10 + 0.9)
+    curves = roc(table, CLASSES, points=10_000)
+    areas = scores.over_runs(scores.per_class, table, CLASSES).set_index("class")["auroc"]
+    for name, curve in curves.groupby("class"):
+        assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(areas[name])
+        own = [metrics.roc_curve(run["label"] == name, run[f"p_{name}"]) for run in scores.by_run(table)]
+        for between in np.linspace(0.001, 0.999, 50):
+            expected = np.mean([np.interp(between, fpr, tpr) for fpr, tpr, _ in own])
+            assert np.interp(between, curve["fpr"], curve["tpr"]) == pytest.approx(expected)
 
 
 def test_bootstrap_against_a_loop_over_the_same_resamples():

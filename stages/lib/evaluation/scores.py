@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score, roc_curve
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from stages.lib.clips.tasks import groups
 from stages.lib.evaluation import intervals
@@ -85,18 +85,6 @@ def scores(table: pd.DataFrame, classes: list[str]) -> dict[str, float]:
         "macro_f1": float(classwise["f1"].mean()),
         "auroc": float(classwise["auroc"].mean(skipna=False)),
     }
-
-
-def roc(table: pd.DataFrame, classes: list[str], points: int) -> pd.DataFrame:
-    """ROC curves of the classes that have one: class, fpr, tpr; at most `points` corners per curve, both ends included."""
-    curves = []
-    for name in classes:
-        actual = table["label"] == name
-        if 0 < actual.sum() < len(table):
-            fpr, tpr, _ = roc_curve(actual, table[f"p_{name}"])
-            kept = np.unique(np.linspace(0, len(fpr) - 1, points).round().astype(int))
-            curves.append(pd.DataFrame({"class": name, "fpr": fpr[kept], "tpr": tpr[kept]}))
-    return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["class", "fpr", "tpr"])
 
 
 def balanced_accuracies(table: pd.DataFrame, classes: list[str]) -> np.ndarray:

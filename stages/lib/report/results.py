@@ -7,6 +7,7 @@ from stages.lib.clips.tasks import Task, groups
 from stages.lib.evaluation import external, floors, scores
 from stages.lib.evaluation.comparison import against
 from stages.lib.evaluation.folds import GIVEN
+from stages.lib.evaluation.roc import roc
 from stages.lib.params import require
 from stages.lib.report import figures, patients, scanner
 from stages.lib.report.files import read
@@ -33,7 +34,7 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
     clips, epochs = scores.clip_level(frames), read(f"reports/finetune/{name}.csv", pd.read_csv)
     per_class = scores.over_runs(scores.per_class, clips, classes).rename(columns={"count": "clips"})
     probes = scores.probes(read(f"reports/probes/{name}.csv"), classes)
-    roc = scores.roc(clips, classes, ROC_POINTS)
+    curves = roc(clips, classes, ROC_POINTS)
     return {
         "task": name,
         "source": task.source,
@@ -51,8 +52,8 @@ def evaluate(task: Task, baselines: list[str], samples: int, confidence: float, 
         "confusion": pd.DataFrame({"actual": clips["label"], "predicted": scores.predicted(clips, classes)}),
         "clips": patients.by_clip(clips, classes),
         "patients": patients.by_patient(clips, classes),
-        "roc": roc,
-        "roc_figure": figures.roc(roc, per_class.set_index("class")["auroc"].to_dict(), name),
+        "roc": curves,
+        "roc_figure": figures.roc(curves, per_class.set_index("class")["auroc"].to_dict(), name),
         "unknown_patients": clips.loc[clips["patient"] == "", "clip"].nunique(),
         "left_out": folds[folds["left_out"] != ""].to_dict("records"),
         "copies": folds[folds["copy_of"] != ""].to_dict("records"),
