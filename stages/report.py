@@ -100,7 +100,8 @@ def main(
     values = {"results": results, "segmented": segmented, **pretrained, **pictures.of_run(results, worst_clips)}
     values |= {"feature_maps": clip_map.of_run(results), "audit": read("reports/us4_audit.csv").to_dict("records")}
     values |= {"sources": {name: import_module(f"stages.sources.{name}") for name in used}}
-    values |= {"inputs": filled_in(finetune["views"], finetune["init"], Backbone(pretrained["facts"]["arch"]))}
+    backbone = Backbone(pretrained["facts"]["arch"])
+    values |= {"backbone": backbone, "inputs": filled_in(finetune["views"], finetune["init"], backbone)}
     values |= provenance.values(parameters, results)
     values["sections"] = filled(values)
     _write({path: render(f"{Path(path).name}.j2", **values) for path in PAGES} | numbers(scores) | plots(results))
