@@ -30,7 +30,7 @@ from stages.lib.clips import store
 from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation import external, floors, held_out_maps
-from stages.lib.evaluation.cross_validation import cross_validate, list_trainings, of_first_seed, on_all, table_of
+from stages.lib.evaluation.cross_validation import Training, cross_validate, list_trainings, of_first_seed, on_all, table_of
 from stages.lib.evaluation.external import outside_frames
 from stages.lib.evaluation.fine_tuning import HeadBlock, Recipe, Statistics, Trainable
 from stages.lib.evaluation.frozen_probes import FrozenFeatures, Probes
@@ -66,12 +66,11 @@ def main(
     Raises:
         UserError: an impossible setting; nothing is written then.
     """
-    task, arch = read_task(task, tasks), checkpoint.facts()["arch"]
+    arch = checkpoint.facts()["arch"]
     probes, maps = from_params(Probes, probes, "finetune.probes"), from_params(HeldOutMaps, grad_cam, "finetune.grad_cam")
     views = from_params(Views, filled_in(views, init, Backbone(arch), "finetune.init"), "finetune.views")
-    clips = prepare("finetune", task, copy_distance, folds, fold_seeds)
-    seeds, inner = [seed + number for number in seeds], inner_fraction if select == "inner_validation" else 0.0
-    trainings = list_trainings(clips, seeds, label_fraction, inner)
+    clips, trainings = plan(task, tasks, seed, copy_distance, select, inner_fraction, label_fraction, seeds, folds, fold_seeds)
+    task, seeds = clips.task, [seed + number for number in seeds]
     recipe = Recipe(arch, init, trainable, task.classes, epochs, min_steps, head_first, backbone_rate, measure_every,
                     batch_size, optimizer, views, frozen_statistics, **head)
     initial = recipe.network(trainings[0].stream)
@@ -79,8 +78,8 @@ def main(
     tests, frames = outside_frames(clips, copy_distance), load_frames(task, clips.used)
 
     settings = recipe._asdict() | {"views": vars(views), "seeds": seeds, "folds": folds, "fold_seeds": fold_seeds,
-                                   "inner_fraction": inner, "label_fraction": label_fraction, "maps": vars(maps),
-                                   "copy_distance": copy_distance, "device": frames.grey.device.type}
+                                   "select": select, "inner_fraction": inner_fraction, "label_fraction": label_fraction,
+                                   "maps": vars(maps), "copy_distance": copy_distance, "device": frames.grey.device.type}
     resume = unfinished_run("finetune", task, init, settings, ["frames.npy", "clips.csv"])
     maps = maps if maps.possible(initial, frames, recipe) else None
     predicted, epoch_rows, explained = cross_validate(recipe, frames, trainings, maps, resume, f"finetune {task.name}")
@@ -96,6 +95,18 @@ def main(
     external.write(f"reports/external/{task.name}", tests, external.predictions(networks, tests, task, recipe))
     write_network(task, networks[seeds[0]], recipe, seeds[0])
     resume.remove()
+
+
+def plan(
+    task: str, tasks: dict, seed: int, copy_distance: dict, select: str, inner_fraction: float, label_fraction: float,
+    seeds: list[int], folds: int, fold_seeds: list[int],
+) -> tuple[TaskClips, list[Training]]:  # fmt: skip
+    """The clips of a task in folds, and the trainings; arguments as in `main`. Pretraining calls it, too, so that settings
+    which the clips do not allow stop the pipeline before the long work.
+    """
+    clips = prepare("finetune", read_task(task, tasks), copy_distance, folds, fold_seeds)
+    inner = inner_fraction if select == "inner_validation" else 0.0
+    return clips, list_trainings(clips, [seed + number for number in seeds], label_fraction, inner)
 
 
 def write_tables(task: Task, clips: TaskClips, predictions: pd.DataFrame, **others: pd.DataFrame) -> None:

@@ -23,11 +23,11 @@ from stages.lib.clips.copies import CopyDistance
 from stages.lib.clips.tasks import Task, read_task
 from stages.lib.evaluation.fine_tuning import Statistics, Trainable
 from stages.lib.evaluation.folds import GIVEN
-from stages.lib.evaluation.preparation import TaskFrames, load_frames, prepare, unfinished_run, write_folds
+from stages.lib.evaluation.preparation import TaskClips, TaskFrames, load_frames, prepare, unfinished_run, write_folds
 from stages.lib.networks import checkpoint
 from stages.lib.networks.backbone import Backbone
 from stages.lib.networks.initial import Init
-from stages.lib.networks.mask_rcnn import LEVELS
+from stages.lib.networks.mask_rcnn import LEVELS, require_resnet
 from stages.lib.networks.normalisation import filled_in
 from stages.lib.params import Count, Fraction, Seed, from_params, require
 from stages.lib.running.stage import run
@@ -51,13 +51,13 @@ def main(
     Raises:
         UserError: an impossible setting, or a source without masks; nothing is written then.
     """
-    task, arch = read_task(task, tasks), checkpoint.facts()["arch"]
+    arch = checkpoint.facts()["arch"]
     views = from_params(Views, filled_in(views, init, Backbone(arch), "segment.init"), "segment.views")
     sizes = {"input_px": input_px, "pyramid_width": pyramid_width, "anchors": anchors, "proposals": proposals}
     recipe = Recipe(arch, init, trainable, epochs, batch_size, optimizer, views, frozen_statistics, sizes)
     recipe.network()                            # a wrong setting stops the run before a frame is read
-    clips = prepare("segment", task, copy_distance, folds, [fold_seed])
-    division = next(iter(clips.divisions))
+    clips = plan(task, tasks, arch, copy_distance, folds, fold_seed)
+    task, division = clips.task, next(iter(clips.divisions))
     frames = load_frames(task, clips.in_folds(division))
     lesions = lesion_maps(task, frames)
     settings = recipe._asdict() | {"views": vars(views), "seed": seed, "folds": folds, "fold_seed": fold_seed,
@@ -78,17 +78,31 @@ def main(
     resume.remove()
 
 
+def plan(task: str, tasks: dict, arch: str, copy_distance: dict, folds: int, fold_seed: int) -> TaskClips:
+    """The clips of a task in folds; arguments as in `main`. Pretraining calls it, too, so that settings which the network or
+    the clips do not allow stop the pipeline before the long work.
+    """
+    require_resnet(Backbone(arch))
+    task = read_task(task, tasks)
+    path = masks_of(task)
+    require(path.exists(), f"{path} is missing: the source {task.source} has no masks, and segmentation needs them; take "
+            f"{task.name} out of segment.tasks")
+    return prepare("segment", task, copy_distance, folds, [fold_seed])
+
+
+def masks_of(task: Task) -> Path:
+    """The file of the lesion maps of all frames of a task's source."""
+    return Path(f"data/frames/{task.source}/masks.npy")
+
+
 def lesion_maps(task: Task, frames: TaskFrames) -> np.ndarray:
     """The lesion maps [N, H, W] uint8 of the task's frames: 0, or the number of the lesion.
 
     Raises:
-        UserError: the source has no masks, or the task's images have no lesion.
+        UserError: the task's images have no lesion.
     """
-    path = Path(f"data/frames/{task.source}/masks.npy")
-    require(path.exists(), f"{path} is missing: the source {task.source} has no masks, and segmentation needs them; take "
-            f"{task.name} out of segment.tasks")
-    lesions = np.load(path)[frames.table["row"].to_numpy()]
-    require(lesions.any(), f"{path} holds no lesion of the task; see data/frames/{task.source}/clips.csv")
+    lesions = np.load(masks_of(task))[frames.table["row"].to_numpy()]
+    require(lesions.any(), f"{masks_of(task)} holds no lesion of the task; see data/frames/{task.source}/clips.csv")
     return lesions
 
 

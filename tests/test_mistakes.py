@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import write_frame_store
 
+from stages.lib.networks import checkpoint
+from stages.lib.networks.backbone import Backbone
 from stages.lib.params import UserError
 from stages.lib.running.stage import run
 from stages.pretrain import LATER
@@ -240,3 +243,29 @@ def test_a_warm_up_and_a_constant_part_longer_than_the_run_are_refused_before_pr
 def test_dropout_without_a_hidden_layer_is_refused_before_pretraining(outcome):
     params = put(prepared("finetune.head.dropout"), "finetune.head.dropout", 0.4)
     assert "finetune.head.dropout is 0.4; it drops units of the hidden layer" in outcome("pretrain", params, "breast")
+
+
+@pytest.mark.parametrize(("stage", "changes", "sentence"), [
+    ("finetune", {"finetune.folds": 40}, "finetune.folds is 40; task breast has 8 patients"),
+    ("finetune", {"finetune.folds": 4}, "which has 3 patients: choose 3 folds or fewer"),
+    ("finetune", {"finetune.folds": 2, "finetune.select": "inner_validation", "finetune.label_fraction": 0.1},
+     "leaves class benign, malignant of task breast without patients to train on"),
+    ("segment", {"segment.folds": 40}, "segment.folds is 40; task breast has 8 patients"),
+    ("segment", {"pretrain.arch": "mobilenet_v3_small"}, "segment needs a ResNet"),
+    ("segment", {"segment.folds": 2}, "masks.npy is missing: the source breast has no masks"),
+])
+def test_what_the_clips_or_the_network_do_not_allow_is_refused_before_pretraining(outcome, workspace, stage, changes, sentence):
+    """As the later stage says it. The task has five benign and three malignant patients."""
+    clips = [{"clip": f"{number}.png", "patient": f"p{number}", "label": "benign" if number < 5 else "malignant"}
+             for number in range(8)]
+    write_frame_store(workspace / "data/frames/breast", clips)
+    if changes != {"segment.folds": 2}:
+        (workspace / "data/frames/breast/masks.npy").touch()
+    params = put(put(prepared("finetune"), "finetune.tasks", ["breast"]), "finetune.folds", 2)
+    params = put(put(params, "segment.folds", 2), "segment.tasks", ["breast"] if stage == "segment" else [])
+    for key, value in changes.items():
+        params = put(params, key, value)
+    arch = params["pretrain"]["arch"]
+    checkpoint.write(Backbone(arch).network.state_dict(), {"arch": arch, "mean": 0.5, "std": 0.25})
+    said = outcome("pretrain", params, "breast")
+    assert sentence in said and said == outcome(stage, params, "breast")

@@ -30,8 +30,7 @@ def mask_rcnn(
     Raises:
         UserError: a backbone that is no ResNet, or impossible sizes.
     """
-    require(isinstance(backbone.network, torchvision.models.ResNet), f"params.yaml: pretrain.arch is {backbone.arch!r}; "
-            "segment needs a ResNet, such as resnet18")
+    require_resnet(backbone)
     for name, value, least in (("input_px", input_px, 32), ("pyramid_width", pyramid_width, 1), ("proposals", proposals, 1)):
         require(value >= least, f"params.yaml: segment.{name} is {value}; it must be at least {least}")
     fractions = all(isinstance(size, (int, float)) and 0 < size <= 1 for size in anchors)
@@ -54,6 +53,12 @@ def mask_rcnn(
         rpn_post_nms_top_n_test=proposals,
         box_batch_size_per_image=proposals,
     )
+
+
+def require_resnet(backbone: Backbone) -> None:
+    """Raise UserError for any other backbone."""
+    require(isinstance(backbone.network, torchvision.models.ResNet), f"params.yaml: pretrain.arch is {backbone.arch!r}; "
+            "segment needs a ResNet, such as resnet18")
 
 
 def targets(lesions: torch.Tensor) -> list[dict[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import dvc.api
@@ -43,8 +43,8 @@ def run(
         item: the argument of `main` that is this item and comes from the command line: source, task.
         lower: the parameter that a user lowers where the memory is too small.
         pipeline: the file that describes the stage.
-        later: stage that runs after this one → its item (None: it has none). Their blocks are checked, too, so that a mistake
-            shows before the long work.
+        later: stage that runs after this one → its item (None: it has none). Their blocks are checked, too, and their `plan`
+            is called for each item, so that a mistake shows before the long work.
     """
     with one_sentence(lower, faults.UNCHANGED, faults.RESUMED):
         named = sys.argv[1:]
@@ -104,13 +104,23 @@ def _check_blocks(stages: Mapping[str, str | None]) -> None:
     Args:
         stages: stage → its item; None: it has none.
     """
-    whole = dvc.api.params_show() if stages else {}
+    whole, known = dvc.api.params_show() if stages else {}, {}
     for stage, item in stages.items():
         block, items = whole.get(stage, {}), f"{item}s"
         require(isinstance(block, dict), f"params.yaml: {stage} is {block!r:.200}; it must be a mapping")
         if block.get(items, True):
-            own = {key: block[key] for key in block if key != items}
+            own = known[stage] = {key: block[key] for key in block if key != items}
             checked(import_module(f"stages.{stage}").main, own, stage, {item, *whole} - own.keys())
+    for stage, own in known.items():                                    # once all blocks are of the right types
+        for name in whole[stage].get(f"{stages[stage]}s", []):
+            _plan(import_module(f"stages.{stage}"), whole | own | {"task": name, "arch": whole["pretrain"]["arch"]})
+
+
+def _plan(module: ModuleType, params: dict) -> None:
+    """Let a stage divide the clips of one of its tasks, if they are there."""
+    source = params["tasks"].get(params["task"], {}).get("source", params["task"])
+    if Path("data/frames", source, "clips.csv").exists():
+        module.plan(**{key: params[key] for key in inspect.signature(module.plan).parameters})
 
 
 def _of_workspace(main: Callable, wanted: Collection[str], given: Collection[str]) -> dict:
