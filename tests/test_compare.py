@@ -13,6 +13,7 @@ from test_scores import CLASSES, certain, predictions
 
 from stages.lib.evaluation import comparison, intervals, scores
 from stages.lib.params import UserError
+from stages.lib.running.stage import run_tool
 from stages.tools import compare
 
 
@@ -99,27 +100,29 @@ def test_runs_of_several_seeds_are_compared_by_their_means():
     assert intervals.paired_interval(*counts(two, two), 500, 0.95, 0) == (0, 0)
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A repository with two revisions of predictions: by chance, and right."""
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository with two revisions of predictions: by chance, and right. Tests leave it as they find it."""
+    folder = tmp_path_factory.mktemp("compare")
+
     def run(*command):
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
 
     run("git", "init", "-q", "-b", "main")
     run("git", "config", "user.email", "test@example.org")
     run("git", "config", "user.name", "test")
     run(sys.executable, "-m", "dvc", "init", "-q")
-    params, text = tmp_path / "params.yaml", (
+    params, text = folder / "params.yaml", (
         "seed: 0\nfinetune: {tasks: [pocus]}\nreport: {bootstrap_samples: 1000, confidence: 0.95}\n"
         "tasks: {pocus: {}, heart: {}}\n")
-    folder = tmp_path / "reports/predictions"
-    folder.mkdir(parents=True)
+    tables = folder / "reports/predictions"
+    tables.mkdir(parents=True)
     for name, skill in (("chance", 0.0), ("skilled", 6.0)):
         table = predictions(seed=0, skill=skill)
         fixed = predictions(seed=0)[["clip", "patient", "fold", "frame", "label"]]
         table[fixed.columns] = fixed
-        table.to_csv(folder / "pocus.csv", index=False)
-        table.to_csv(folder / f"only_{name}.csv", index=False)
+        table.to_csv(tables / "pocus.csv", index=False)
+        table.to_csv(tables / f"only_{name}.csv", index=False)
         params.write_text(text.replace("[pocus]", f"[only_{name}, pocus]"))
         run("git", "add", ".")
         run("git", "commit", "-qm", name)
@@ -128,36 +131,47 @@ def project(tmp_path):
     run("git", "commit", "-qam", "another task")
     run("git", "tag", "other")
     params.write_text(text)
-    return tmp_path
+    return folder
 
 
-def ask(project, *arguments):
-    command = [sys.executable, "-m", "stages.tools.compare", *arguments]
+@pytest.fixture
+def project(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    return repository
+
+
+def ask(first, second, *names):
+    """What the command does, without a start of Python."""
+    run_tool(compare.main, first=first, second=second, names=list(names))
+
+
+def test_the_command_compares_two_revisions(project, capsys):
+    command = [sys.executable, "-m", "stages.tools.compare", "chance", "workspace"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
-
-
-def test_the_command_compares_two_revisions(project):
-    answer = ask(project, "chance", "workspace")
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stderr
-    table = scores.clip_level(pd.read_csv(project / "reports/predictions/pocus.csv", keep_default_na=False))
+    table = scores.clip_level(pd.read_csv("reports/predictions/pocus.csv", keep_default_na=False))
     value = scores.scores(table, CLASSES)["balanced_accuracy"]
     assert f"{value:.3f} (workspace)" in answer.stdout and "workspace is better" in answer.stdout
-    assert "within noise" in ask(project, "skilled", "workspace", "pocus").stdout
+    ask("skilled", "workspace", "pocus")
+    assert "within noise" in capsys.readouterr().out
 
 
-def test_the_tasks_are_those_of_both_runs_whatever_the_workspace_has(project):
-    said = ask(project, "chance", "skilled").stdout
-    assert [line.partition(":")[0] for line in said.splitlines() if line[0] != " "] == ["pocus"]
-    assert ask(project, "chance", "other").stderr == (
-        "error: chance and other share no task: chance has only_chance, pocus, other has heart\n")
+def test_the_tasks_are_those_of_both_runs_whatever_the_workspace_has(project, capsys):
+    ask("chance", "skilled")
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if line[0] != " "] == ["pocus"]
+    with pytest.raises(SystemExit) as stopped:
+        ask("chance", "other")
+    assert stopped.value.code == (
+        "error: chance and other share no task: chance has only_chance, pocus, other has heart")
 
 
-def test_an_unknown_run_or_task_is_one_sentence(project):
-    cases = {("nobody", "workspace"): "error: params.yaml cannot be read from nobody (",
-             ("skilled", "chance", "heart"): "error: reports/predictions/",
-             ("skilled", "chance", "hart"): "error: hart is no task; choose from pocus, heart, only_"}
-    for arguments, sentence in cases.items():
-        answer = ask(project, *arguments)
-        assert answer.returncode == 1 and answer.stderr.startswith(sentence)
-        assert len(answer.stderr.splitlines()) == 1
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (("nobody", "workspace"), "error: params.yaml cannot be read from nobody ("),
+    (("skilled", "chance", "heart"), "error: reports/predictions/"),
+    (("skilled", "chance", "hart"), "error: hart is no task; choose from pocus, heart, only_"),
+])  # fmt: skip
+def test_an_unknown_run_or_task_is_one_sentence(project, arguments, sentence):
+    with pytest.raises(SystemExit) as stopped:
+        ask(*arguments)
+    assert stopped.value.code.startswith(sentence) and len(stopped.value.code.splitlines()) == 1
