@@ -1,7 +1,5 @@
 """The study of pretraining: no method sees a task's source, and rows are compared with the better random row, paired."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,18 +109,12 @@ def test_a_killed_fine_tuning_goes_on_in_another_process(tmp_path, monkeypatch):
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
-def test_a_row_to_fine_tune_that_was_not_pretrained_is_refused(tmp_path):
-    """It must not be fine-tuned from random weights under the method's name."""
-    done = study_with(tmp_path, "--methods", "simclr", "--fine-tune", "ivpp")
-    assert done.returncode == 2 and "--fine-tune names ivpp" in done.stderr
-
-
-@pytest.mark.parametrize("rows", [["--methods", "simclr_continued"], ["--methods", "simclr", "--fine-tune", "imagenet"]])
-def test_a_row_of_imagenet_weights_without_their_file_is_refused(tmp_path, rows):
-    done = study_with(tmp_path, *rows)
-    assert done.returncode == 2 and "--imagenet" in done.stderr
-
-
-def study_with(out, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tests.benchmarks.study", "--out", out, *options]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["--methods", "simclr", "--fine-tune", "ivpp"], "--fine-tune names ivpp"),     # not from random weights under its name
+    (["--methods", "simclr_continued"], "--imagenet"),
+    (["--methods", "simclr", "--fine-tune", "imagenet"], "--imagenet"),
+])  # fmt: skip
+def test_a_row_without_weights_to_start_from_is_refused(capsys, words, sentence):
+    with pytest.raises(SystemExit):
+        study.arguments(["--out", "study", *words])
+    assert sentence in capsys.readouterr().err

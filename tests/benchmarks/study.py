@@ -307,7 +307,8 @@ def picture(lines: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-if __name__ == "__main__":
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.study", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=lambda text: Path(text).absolute(), required=True)
     parser.add_argument("--sets", nargs="*", default=["a", "b"], choices=list(SETS))
@@ -320,12 +321,17 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=STEPS, help="of pretraining")
     parser.add_argument("--imagenet", type=Path, help="file of MobileNetV2's weights")
     parser.add_argument("--beams", type=Path, help="folder whose data/frames/pocus was extracted as beams")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     unknown = set(given.fine_tune) - {*UNTRAINED, *given.methods}
     if unknown:
         parser.error(f"--fine-tune names {', '.join(sorted(unknown))}; choose from random, imagenet and --methods")
     if not given.imagenet and any(network_of(row, "") for row in (*given.methods, *given.fine_tune)):
         parser.error("ImageNet weights, and the methods that go on from them, need --imagenet")
+    return given
+
+
+if __name__ == "__main__":
+    given = arguments()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     run(given)
     lines = table(given.out)
