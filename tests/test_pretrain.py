@@ -212,7 +212,7 @@ pretrain.main(**json.loads(sys.argv[1]))
 
 
 @pytest.mark.parametrize("method", ["ucl", "meta_uscl"])
-def test_a_run_killed_by_sigkill_goes_on_in_a_new_process(us4, monkeypatch, method):
+def test_a_run_killed_by_sigkill_goes_on_in_another_process(us4, monkeypatch, method):
     """In the second step of the third epoch. All that moves goes on: key encoder and bank, or weight network, its optimiser and
     its random stream. The killed process is a fork of one that has trained nothing and then goes on.
     """
